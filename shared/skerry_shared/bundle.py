@@ -1,0 +1,114 @@
+"""A bundle: one model for one target, with all that a device needs to judge it. A deterministic, uncompressed tar.
+
+    manifest.json        protobuf JSON of a Manifest
+    <model_file>         the model, as named in the manifest
+    golden/in/NAME.npy   known inputs, one file a tensor
+    golden/out/NAME.npy  what the model must answer to them, within the manifest's tolerance
+
+The same parts give the same bytes, so that a digest names a bundle. Reading refuses anything else: other members,
+links, sizes beyond ``MAX_BYTES``.
+"""
+
+import hashlib
+import io
+import tarfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skerry_shared import wire
+from skerry_shared.errors import InputError, ModelError
+from skerry_shared.files import sync_folder, write_durably
+from skerry_shared.release import Manifest
+
+MAX_BYTES = 1 << 30  # of one member; models for devices of this kind are megabytes
+MANIFEST = "manifest.json"
+
+Tensors = Mapping[str, NDArray[np.generic]]
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Known inputs and the outputs that belong to them, by tensor name; the first dimension is the example."""
+
+    inputs: Tensors
+    outputs: Tensors
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An unpacked bundle: its manifest, where the model lies, and the golden pairs."""
+
+    manifest: Manifest
+    model: Path
+    golden: Golden
+
+
+def digest(data: bytes) -> str:
+    """SHA-256, hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def pack(manifest: Manifest, model: bytes, golden: Golden) -> bytes:
+    """The bundle's bytes."""
+    members = {MANIFEST: wire.to_json(manifest).encode(), manifest.model_file: model}
+    members |= {f"golden/in/{name}.npy": _npy(array) for name, array in sorted(golden.inputs.items())}
+    members |= {f"golden/out/{name}.npy": _npy(array) for name, array in sorted(golden.outputs.items())}
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)  # owner, time and mode keep their fixed defaults
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def unpack(data: bytes, folder: Path) -> Bundle:
+    """Write the members durably below ``folder`` (created) and load them. Raises ModelError if it is no bundle."""
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
+            for member in archive:
+                _check_member(member)
+                content = archive.extractfile(member)
+                path = folder / member.name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_durably(path, content.read() if content else b"")
+    except tarfile.TarError as error:
+        raise ModelError(f"bundle: not a tar archive: {error}") from None
+    sync_folder(folder.parent)
+    return load(folder)
+
+
+def load(folder: Path) -> Bundle:
+    """Load an unpacked bundle. Raises ModelError if a part is missing or damaged."""
+    try:
+        manifest = wire.from_json(Manifest, (folder / MANIFEST).read_bytes())
+        golden = Golden(_arrays(folder / "golden/in"), _arrays(folder / "golden/out"))
+    except (OSError, InputError, ValueError) as error:
+        raise ModelError(f"bundle in {folder.name}: {error}") from None
+    model = folder / PurePosixPath(manifest.model_file).name
+    if not model.is_file():
+        raise ModelError(f"bundle in {folder.name}: no model file {manifest.model_file!r}")
+    return Bundle(manifest, model, golden)
+
+
+def _check_member(member: tarfile.TarInfo) -> None:
+    parts = PurePosixPath(member.name).parts
+    placed = len(parts) == 1 or (len(parts) == 3 and parts[0] == "golden" and parts[1] in ("in", "out"))
+    if not member.isfile() or not placed or ".." in parts or parts[0].startswith((".", "/")):
+        raise ModelError(f"bundle: unexpected member {member.name!r}")
+    if member.size > MAX_BYTES:
+        raise ModelError(f"bundle: member {member.name!r} has {member.size} bytes, more than {MAX_BYTES}")
+
+
+def _npy(array: NDArray[np.generic]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _arrays(folder: Path) -> dict[str, NDArray[np.generic]]:
+    return {file.stem: np.load(file, allow_pickle=False) for file in sorted(folder.glob("*.npy"))}

@@ -1,0 +1,113 @@
+"""What goes out to devices, as plain data: the manifest of a bundle and the assignment of a bundle to a device.
+
+The field names and types are those of ``proto/skerry_proto/v1/release.proto``; ``wire`` turns one into the other.
+"""
+
+from dataclasses import dataclass
+
+from skerry_shared.errors import UnfitError
+
+ANY = -1  # a free dimension of a tensor: the batch
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, numpy dtype and shape of a tensor; a dimension of ``ANY`` is free."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a device must be for a bundle to be installed on it."""
+
+    profile: str
+    arch: str  # as `uname -m` says
+    runtime: str
+    precision: str
+    memory_bytes: int = 0
+
+    def check(self, arch: str, runtimes: tuple[str, ...], memory_bytes: int) -> None:
+        """Raises UnfitError, naming what does not fit, unless a device of these properties can run the bundle."""
+        if self.arch != arch:
+            raise UnfitError(f"bundle is for {self.arch}, this device is {arch}")
+        if self.runtime not in runtimes:
+            raise UnfitError(f"bundle needs runtime {self.runtime!r}, this device has {', '.join(runtimes)}")
+        if self.memory_bytes > memory_bytes:
+            raise UnfitError(f"bundle needs {self.memory_bytes} bytes of memory, this device has {memory_bytes}")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the cloud measured before it signed: bytes, milliseconds (median, one thread), share of right answers."""
+
+    model_bytes: int
+    latency_ms: float
+    accuracy: float
+    parity: float
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Where a model comes from. ``parent`` is the release that training started from, 0 for none."""
+
+    dataset: int
+    dataset_sha256: str
+    run: int
+    code: str
+    parent: int = 0
+
+
+@dataclass(frozen=True)
+class Channel:
+    """Reference distribution of one monitored value: bin i counts values in [edges[i-1], edges[i])."""
+
+    name: str
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The head of a bundle. Class labels are in the order of the model's scores."""
+
+    workload: str
+    release: int
+    owner: str
+    labels: tuple[str, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    target: Target
+    measured: Measured
+    lineage: Lineage
+    baseline: tuple[Channel, ...]
+    tolerance: float
+    model_file: str
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """The director's word on which bundle one device runs. Times in Unix seconds."""
+
+    fleet: str
+    device: str
+    counter: int
+    issued: int
+    expires: int
+    rollout: int
+    workload: str
+    release: int
+    path: str
+    sha256: str
+    length: int
+    target: Target
+
+
+@dataclass(frozen=True)
+class Signed:
+    """A serialised document and the Ed25519 signature of it; see ``signing``."""
+
+    document: bytes
+    signature: bytes

@@ -1,0 +1,97 @@
+"""The machines as tables. A flow asks ``step``, stores the new state durably, and only then acts.
+
+A state without a row in its table is final. An event that has no place in the present state raises and changes nothing.
+"""
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import TypeVar
+
+from skerry_shared.errors import StateError
+
+
+class Update(str, Enum):
+    """A device taking in one assignment."""
+
+    ASSIGNED = "assigned"  # the director's signature, counter and expiry hold
+    FETCHING = "fetching"  # fits this device; metadata and bundle are being fetched and verified
+    PROBING = "probing"  # unpacked in the spare slot; answers golden inputs
+    PROVING = "proving"  # switched to: serves, and is compared with its predecessor on live inputs
+    HEALTHY = "healthy"
+    REFUSED = "refused"  # never served
+    UNDONE = "undone"  # served, then the predecessor was put back
+    REPLACED = "replaced"  # a newer assignment came before this one was decided
+
+
+class UpdateEvent(str, Enum):
+    """What happens to an update."""
+
+    FIT = "fit"
+    VERIFIED = "verified"
+    PASSED = "passed"
+    PROVEN = "proven"
+    REJECTED = "rejected"
+    DISPROVEN = "disproven"
+    SUPERSEDED = "superseded"
+
+
+UPDATE: dict[Update, dict[UpdateEvent, Update]] = {
+    Update.ASSIGNED: {
+        UpdateEvent.FIT: Update.FETCHING,
+        UpdateEvent.REJECTED: Update.REFUSED,
+        UpdateEvent.SUPERSEDED: Update.REPLACED,
+    },
+    Update.FETCHING: {
+        UpdateEvent.VERIFIED: Update.PROBING,
+        UpdateEvent.REJECTED: Update.REFUSED,
+        UpdateEvent.SUPERSEDED: Update.REPLACED,
+    },
+    Update.PROBING: {
+        UpdateEvent.PASSED: Update.PROVING,
+        UpdateEvent.REJECTED: Update.REFUSED,
+        UpdateEvent.SUPERSEDED: Update.REPLACED,
+    },
+    Update.PROVING: {
+        UpdateEvent.PROVEN: Update.HEALTHY,
+        UpdateEvent.DISPROVEN: Update.UNDONE,
+        UpdateEvent.SUPERSEDED: Update.REPLACED,
+    },
+}
+
+
+class Rollout(str, Enum):
+    """A release on its way to a fleet."""
+
+    RUNNING = "running"
+    DONE = "done"
+    HALTED = "halted"
+
+
+class RolloutEvent(str, Enum):
+    """What happens to a rollout."""
+
+    WIDENED = "widened"  # a wave is healthy, the next one is assigned
+    COMPLETED = "completed"  # the last wave is healthy
+    FAILED = "failed"  # a device refused or undid it, or did not answer in time
+    STOPPED = "stopped"  # an operator halted it
+
+
+ROLLOUT: dict[Rollout, dict[RolloutEvent, Rollout]] = {
+    Rollout.RUNNING: {
+        RolloutEvent.WIDENED: Rollout.RUNNING,
+        RolloutEvent.COMPLETED: Rollout.DONE,
+        RolloutEvent.FAILED: Rollout.HALTED,
+        RolloutEvent.STOPPED: Rollout.HALTED,
+    },
+}
+
+S = TypeVar("S", bound=Enum)
+E = TypeVar("E", bound=Enum)
+
+
+def step(table: Mapping[S, Mapping[E, S]], state: S, event: E) -> S:
+    """The state after ``event``. Raises StateError if the table has no such transition."""
+    row = table.get(state, {})
+    if event not in row:
+        raise StateError(f"{event.value!r} cannot happen while {state.value!r}")
+    return row[event]

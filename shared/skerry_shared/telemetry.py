@@ -1,0 +1,131 @@
+"""What a device reports, as plain data: tables of rows, sealed in batches, acknowledged by counter.
+
+A batch is one table's rows as an Arrow IPC stream, compressed with zstd. ``TABLES`` is the one place that says which
+columns there are; the device encodes by it and the cloud checks against it.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import zstandard
+
+from skerry_shared.errors import InputError
+
+Table = Literal["windows", "samples", "labels", "events"]
+ColumnType = Literal["string", "int64", "float64", "binary", "list<int64>"]
+
+TABLES: dict[str, dict[str, ColumnType]] = {
+    # one row per monitored channel of one model and one window of time: bin counts against the bundle's baseline
+    "windows": {
+        "workload": "string",
+        "release": "int64",
+        "start": "float64",  # Unix seconds
+        "end": "float64",
+        "channel": "string",
+        "counts": "list<int64>",
+    },
+    # one row per sampled prediction: what went in, what came out, and how likely it was to be sampled
+    "samples": {
+        "workload": "string",
+        "release": "int64",
+        "time": "float64",
+        "prediction_id": "string",
+        "input": "binary",  # the raw tensor of one example; dtype and shape are in the manifest
+        "scores": "binary",  # float32, one per label
+        "probability": "float64",  # of inclusion in the sample, 0 to 1
+    },
+    # the late truth of an earlier prediction
+    "labels": {"time": "float64", "prediction_id": "string", "label": "string"},
+    # a change of state on the device: who or what, when, from, to, why
+    "events": {
+        "time": "float64",
+        "subject": "string",
+        "from": "string",
+        "to": "string",
+        "reason": "string",
+        "workload": "string",
+        "release": "int64",
+        "rollout": "int64",
+    },
+}
+
+MAX_BATCH = 16 << 20  # bytes of an unpacked batch; a device flushes far earlier
+
+
+def pack(stream: bytes) -> bytes:
+    """Compress an Arrow IPC stream for sealing."""
+    return zstandard.ZstdCompressor(level=3).compress(stream)
+
+
+def unpack(payload: bytes) -> bytes:
+    """Undo ``pack``. Raises InputError if it is not zstd or unpacks to more than ``MAX_BATCH`` bytes."""
+    try:
+        size = zstandard.frame_content_size(payload)
+        if not 0 <= size <= MAX_BATCH:
+            raise InputError(f"batch: unpacked size {size} is not within 0 to {MAX_BATCH} bytes")
+        return zstandard.ZstdDecompressor().decompress(payload, max_output_size=MAX_BATCH)
+    except zstandard.ZstdError as error:
+        raise InputError(f"batch: not a zstd frame: {error}") from None
+
+
+@dataclass(frozen=True)
+class Session:
+    """Opens a session. ``wrapped`` is the session's AES key, sealed with HPKE to the fleet's ingest key."""
+
+    fleet: str
+    device: str
+    session: bytes
+    ingest_key: str
+    wrapped: bytes
+
+
+@dataclass(frozen=True)
+class SignedSession:
+    """A serialised Session, the device's ECDSA signature of it, and the PEM certificate of the key that signed."""
+
+    document: bytes
+    signature: bytes
+    certificate: bytes
+
+
+@dataclass(frozen=True)
+class Header:
+    """Associated data of a batch. The counter is nonce, order and idempotence key in one."""
+
+    device: str
+    session: bytes
+    counter: int
+    table: str
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """A serialised Header and the AES-256-GCM ciphertext that it belongs to."""
+
+    header: bytes
+    ciphertext: bytes
+
+
+@dataclass(frozen=True)
+class Up:
+    """Device to cloud: exactly one of the two."""
+
+    session: SignedSession | None = None
+    batch: Sealed | None = None
+
+
+@dataclass(frozen=True)
+class Ack:
+    """All of the session up to and including ``counter`` is durable. ``refused`` says why what was not kept was not."""
+
+    session: bytes
+    counter: int
+    refused: str = ""
+
+
+@dataclass(frozen=True)
+class Down:
+    """Cloud to device: exactly one of the two; ``desired`` is a serialised Signed assignment."""
+
+    ack: Ack | None = None
+    desired: bytes | None = None
