@@ -5,7 +5,18 @@ What travels is serialised ``Up`` and ``Down`` (see ``telemetry``); a carrier ne
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
+
+
+@dataclass(frozen=True)
+class TlsFiles:
+    """Who we are and whom we trust, as PEM files: read anew for each connection, so a renewed certificate is used."""
+
+    authority: Path
+    certificate: Path
+    key: Path
 
 
 class Link(Protocol):
