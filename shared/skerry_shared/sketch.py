@@ -1,8 +1,8 @@
 """What is watched about a model's traffic: channels, and counts of their values in fixed bins.
 
 Every model answers with ``scores`` (float32, batch × labels, probabilities) and ``monitors`` (float32, batch × M: what
-the workload watches about its inputs, computed in the graph). The channels are the M monitors, then ``predicted class`` and
-``confidence``. Bins are fixed by the reference data and ship with the bundle, so counts from any device, process and
+the workload watches about its inputs, computed in the graph). The channels are the M monitors, then ``predicted class``
+and ``confidence``. Bins are fixed by the reference data and ship with the bundle, so counts from any device, process and
 time add up exactly. A channel with K-1 edges has K bins, and one more for values that are missing (NaN).
 """
 
