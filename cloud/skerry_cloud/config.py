@@ -1,0 +1,117 @@
+"""``skerry-cloud.toml``: every choice of the cloud side, checked when read. Relative paths start at its folder."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from skerry_shared.config import load_toml
+from skerry_shared.identity import check_name
+
+FILE = "skerry-cloud.toml"
+
+
+@dataclass(frozen=True)
+class Listen:
+    """Addresses and ports. ``hosts`` go into the server's certificate; a device must reach it under one of them."""
+
+    address: str = "127.0.0.1"
+    hosts: tuple[str, ...] = ("localhost", "127.0.0.1")
+    https_port: int = 8443
+    grpc_port: int = 8444
+    mqtt_port: int = 8883
+    mqtt: bool = True  # start Mosquitto as a child where it is installed
+
+
+@dataclass(frozen=True)
+class Devices:
+    """What devices get when they enrol."""
+
+    certificate_days: int = 90
+    token_hours: int = 24
+    assignment_days: int = 30  # an assignment that reaches a device later than this is refused
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """How a release spreads when the retraining policy starts it; `skerry rollout start` may say otherwise."""
+
+    canary: int = 1  # devices in the first wave
+    wave_minutes: float = 60.0  # a wave that is not healthy by then halts the rollout
+
+
+@dataclass(frozen=True)
+class Drift:
+    """When to raise an alarm."""
+
+    run_length: float = 10_000.0  # windows between two false alarms of a device's stream, at least
+
+
+@dataclass(frozen=True)
+class Retrain:
+    """When to retrain by itself, and when a candidate may become a release."""
+
+    enabled: bool = True
+    min_labels: int = 200  # labelled samples of the alarmed devices since their drift began
+    min_gain: float = 0.0  # accuracy on recent data that the candidate must win, beyond statistical doubt
+    max_loss: float = 2.0  # points of accuracy on the old data that it may lose
+    cooldown_minutes: float = 30.0  # between two retrainings of a workload
+    epochs: int = 0  # 0: the workload's own number
+
+
+@dataclass(frozen=True)
+class CloudConfig:
+    """The whole file."""
+
+    fleet: str
+    database: str = "sqlite+aiosqlite:///state.db"
+    workloads: dict[str, str] = field(default_factory=dict)  # name = "path/to/file.py:Class"
+    listen: Listen = field(default_factory=Listen)
+    devices: Devices = field(default_factory=Devices)
+    rollouts: Rollouts = field(default_factory=Rollouts)
+    drift: Drift = field(default_factory=Drift)
+    retrain: Retrain = field(default_factory=Retrain)
+
+    def __post_init__(self) -> None:
+        """Names are checked here, so that a wrong one is found on start."""
+        check_name("fleet", self.fleet)
+        for name in self.workloads:
+            check_name("workload", name)
+
+
+def load(folder: Path) -> CloudConfig:
+    """The configuration in ``folder``. Raises ConfigError that names the key."""
+    return load_toml(CloudConfig, folder / FILE)
+
+
+TEMPLATE = """\
+# Skerry's cloud side. Delete a line to get its default; `skerry-cloud check` says whether the file is right.
+fleet = "{fleet}"
+
+[workloads]
+# Your own: name = "file.py:Class", the path relative to this folder. Built in: fashion, digits.
+# casting = "casting.py:Casting"
+
+[listen]
+address = "127.0.0.1"
+hosts = ["localhost", "127.0.0.1"]   # names under which devices reach this machine: they go into the certificate
+https_port = {https_port}
+grpc_port = {grpc_port}
+mqtt_port = {mqtt_port}
+mqtt = true                          # start Mosquitto as a child process where it is installed
+
+[devices]
+certificate_days = 90
+token_hours = 24
+
+[rollouts]
+canary = 1
+wave_minutes = 60.0
+
+[drift]
+run_length = 10000.0                 # windows between two false alarms of a device, at least
+
+[retrain]
+enabled = true
+min_labels = 200                     # labelled samples since the drift began
+max_loss = 2.0                       # points of accuracy that a candidate may lose on the old data
+cooldown_minutes = 30.0
+"""

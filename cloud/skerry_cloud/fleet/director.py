@@ -1,0 +1,224 @@
+"""Says which device runs what, and brings releases out wave by wave. What to do next is decided in ``plan``."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from skerry_cloud.fleet import plan
+from skerry_cloud.store import Assignment, Bundle, Device, Event, Release, Rollout, Store
+from skerry_shared import release, signing, states, wire
+from skerry_shared.errors import StateError, UsageError
+from skerry_shared.release import Manifest
+from skerry_shared.states import ROLLOUT, RolloutEvent, Update
+
+DAY = 86400
+
+
+@dataclass(frozen=True)
+class Order:
+    """What an operator or the policy asks for. No devices means all that can run the release and do not."""
+
+    workload: str
+    release: int
+    canary: int
+    wave_seconds: float
+    devices: tuple[str, ...] = ()
+
+
+class Director:
+    """Owns assignments and rollouts. ``send`` passes a signed assignment to a device that is online."""
+
+    def __init__(
+        self,
+        store: Store,
+        key: Ed25519PrivateKey,
+        fleet: str,
+        assignment_days: int,
+        send: Callable[[str, bytes], Awaitable[None]],
+    ) -> None:
+        """An assignment is good for ``assignment_days`` days."""
+        self._store, self._key, self._fleet, self._send = store, key, fleet, send
+        self._lifetime = assignment_days * DAY
+
+    async def start(self, order: Order, actor: str, now: float) -> Rollout:
+        """Begin a rollout: its first wave is assigned at once. Raises StateError if one is under way already."""
+        release = await self._store.get(Release, order.workload, order.release)
+        devices = await self._candidates(order)
+        waves = plan.plan_waves(devices, order.canary, f"{order.workload}/{order.release}")
+        async with self._store.begin() as session:
+            running = await session.scalar(
+                select(Rollout).where(Rollout.workload == order.workload, Rollout.state == states.Rollout.RUNNING.value)
+            )
+            if running:
+                raise StateError(f"rollout: {running.id} of {order.workload}/{running.release} is still running")
+            rollout = Rollout(
+                workload=release.workload, release=release.number, state=states.Rollout.RUNNING.value, waves=waves,
+                wave_seconds=order.wave_seconds, wave_started=now, created=now,
+            )  # fmt: skip
+            session.add(rollout)
+            await session.flush()
+            why = f"{len(devices)} devices in {len(waves)} waves, canary: {', '.join(waves[0])}"
+            session.add(_rollout_event(rollout, "", f"{rollout.state}, wave 1", why, actor, now))
+            sent = await self._assign(session, rollout, waves[0], now)
+        await self._deliver(sent)
+        return rollout
+
+    async def stop(self, number: int, actor: str, reason: str, now: float) -> Rollout:
+        """Halt a rollout. Raises StateError if it is over."""
+        rollout = await self._store.get(Rollout, number)
+        await self._advance(rollout, plan.Decision(RolloutEvent.STOPPED, reason), actor, now)
+        return await self._store.get(Rollout, number)
+
+    async def tick(self, now: float) -> None:
+        """Take every running rollout as far as it goes."""
+        query = select(Rollout).where(Rollout.state == states.Rollout.RUNNING.value)
+        for rollout in await self._store.all(query):
+            decision = plan.decide(await self._progress(rollout), now)
+            if decision.event:
+                await self._advance(rollout, decision, "director", now)
+
+    async def desired(self, device: str) -> bytes | None:
+        """The newest signed assignment of a device, None if it never got one."""
+        query = select(Assignment).where(Assignment.device == device).order_by(Assignment.counter.desc())
+        newest = await self._store.first(query)
+        return newest.signed if newest else None
+
+    async def report(self, device: str, row: Mapping[str, Any], origin: str) -> None:
+        """Take in a device's own word on an update: a row of the telemetry table ``events``. Counts once."""
+        async with self._store.begin() as session:
+            if await session.scalar(select(Event).where(Event.origin == origin)):
+                return
+            session.add(_device_event(device, row, origin))
+            if row["subject"] == "update":
+                await _apply(session, device, row)
+
+    async def _candidates(self, order: Order) -> list[str]:
+        bundles = await self._store.all(
+            select(Bundle).where(Bundle.workload == order.workload, Bundle.release == order.release)
+        )
+        profiles = {bundle.profile for bundle in bundles}
+        enrolled = await self._store.all(select(Device).where(Device.state == "enrolled").order_by(Device.name))
+        fit = {device.name: device for device in enrolled if device.profile in profiles}
+        for name in order.devices:
+            if name not in fit:
+                raise UsageError(f"devices: {name} is not enrolled, or the release has no bundle for its profile")
+        if order.devices:
+            return list(order.devices)
+        now = (order.workload, order.release)
+        return [name for name, device in fit.items() if (device.workload, device.release) != now]
+
+    async def _progress(self, rollout: Rollout) -> plan.Progress:
+        rows = await self._store.all(
+            select(Assignment).where(Assignment.rollout == rollout.id).order_by(Assignment.counter)
+        )
+        told = {row.device: (row.state, row.reason) for row in rows}
+        return plan.Progress(rollout.waves, rollout.wave, rollout.wave_started, rollout.wave_seconds, told)
+
+    async def _advance(self, seen: Rollout, decision: plan.Decision, actor: str, now: float) -> None:
+        assert decision.event
+        async with self._store.begin() as session:
+            rollout = await session.get_one(Rollout, seen.id, with_for_update=True)
+            before = rollout.state
+            rollout.state = states.step(ROLLOUT, states.Rollout(before), decision.event).value
+            rollout.reason = decision.reason
+            after, sent = rollout.state, []
+            if decision.event is RolloutEvent.WIDENED:
+                rollout.wave, rollout.wave_started = rollout.wave + 1, now
+                after = f"{rollout.state}, wave {rollout.wave + 1}"
+                sent = await self._assign(session, rollout, rollout.waves[rollout.wave], now)
+            session.add(_rollout_event(rollout, before, after, decision.reason, actor, now))
+            if rollout.state == states.Rollout.HALTED.value:
+                sent = await self._restore(session, rollout, now)
+        await self._deliver(sent)
+
+    async def _assign(
+        self, session: AsyncSession, rollout: Rollout, devices: Sequence[str], now: float
+    ) -> list[Assignment]:
+        return [
+            await self._issue(session, name, rollout.id, rollout.workload, rollout.release, now) for name in devices
+        ]
+
+    async def _restore(self, session: AsyncSession, rollout: Rollout, now: float) -> list[Assignment]:
+        """Devices that run the halted release get back what they ran before; the others undid or refused it themselves."""
+        query = select(Assignment).where(
+            Assignment.rollout == rollout.id,
+            Assignment.release == rollout.release,
+            Assignment.state.not_in([state.value for state in plan.FAILED]),
+        )
+        issued = []
+        for assignment in (await session.scalars(query)).all():
+            earlier = await _last_healthy(session, assignment.device, rollout.workload, rollout.release)
+            if earlier:
+                issued.append(
+                    await self._issue(session, assignment.device, rollout.id, rollout.workload, earlier.release, now)
+                )
+        return issued
+
+    async def _issue(
+        self, session: AsyncSession, name: str, rollout: int, workload: str, number: int, now: float
+    ) -> Assignment:
+        device = await session.get_one(Device, name, with_for_update=True)
+        bundle = await session.get_one(Bundle, (workload, number, device.profile))
+        device.counter += 1
+        document = release.Assignment(
+            fleet=self._fleet, device=name, counter=device.counter, issued=int(now), expires=int(now + self._lifetime),
+            rollout=rollout, workload=workload, release=number, path=bundle.path, sha256=bundle.sha256,
+            length=bundle.length, target=wire.from_json(Manifest, bundle.manifest).target,
+        )  # fmt: skip
+        signed = wire.encode(signing.sign(document, self._key))
+        assignment = Assignment(
+            device=name, counter=device.counter, rollout=rollout, workload=workload, release=number, signed=signed,
+            state="issued", updated=now,
+        )  # fmt: skip
+        session.add(assignment)
+        return assignment
+
+    async def _deliver(self, assignments: Sequence[Assignment]) -> None:
+        for assignment in assignments:
+            await self._send(assignment.device, assignment.signed)
+
+
+async def _apply(session: AsyncSession, name: str, row: Mapping[str, Any]) -> None:
+    query = select(Assignment).where(
+        Assignment.device == name,
+        Assignment.rollout == row["rollout"],
+        Assignment.workload == row["workload"],
+        Assignment.release == row["release"],
+    )
+    assignment = (await session.scalars(query.order_by(Assignment.counter.desc()))).first()
+    if assignment is None:
+        return
+    assignment.state, assignment.reason, assignment.updated = row["to"], row["reason"], row["time"]
+    device = await session.get_one(Device, name)
+    if row["to"] in (Update.PROVING.value, Update.HEALTHY.value):
+        device.workload, device.release = row["workload"], row["release"]
+    elif row["to"] == Update.UNDONE.value:
+        earlier = await _last_healthy(session, name, row["workload"], row["release"])
+        device.release = earlier.release if earlier else 0
+
+
+async def _last_healthy(session: AsyncSession, device: str, workload: str, other_than: int) -> Assignment | None:
+    query = select(Assignment).where(
+        Assignment.device == device,
+        Assignment.workload == workload,
+        Assignment.release != other_than,
+        Assignment.state == Update.HEALTHY.value,
+    )
+    return (await session.scalars(query.order_by(Assignment.counter.desc()))).first()
+
+
+def _rollout_event(rollout: Rollout, before: str, after: str, reason: str, actor: str, now: float) -> Event:
+    name = f"{rollout.id} {rollout.workload}/{rollout.release}"
+    return Event(time=now, kind="rollout", name=name, before=before, after=after, reason=reason, actor=actor)
+
+
+def _device_event(device: str, row: Mapping[str, Any], origin: str) -> Event:
+    name = f"{device} {row['workload']}/{row['release']}" if row["release"] else device
+    return Event(
+        time=row["time"], kind=row["subject"], name=name, before=row["from"], after=row["to"], reason=row["reason"],
+        actor=device, origin=origin,
+    )  # fmt: skip

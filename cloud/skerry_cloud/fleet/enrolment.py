@@ -1,0 +1,118 @@
+"""How a device joins: an operator announces it, gets a one-time token, and the device trades that for a certificate."""
+
+import base64
+from dataclasses import dataclass
+from typing import Any
+
+from cryptography import x509
+from sqlalchemy import select
+
+from skerry_cloud.keys import Keys
+from skerry_cloud.store import Device, Event, Store
+from skerry_cloud.store import Token as TokenRow
+from skerry_shared import identity, profiles, signing
+from skerry_shared.errors import NotFoundError, StateError, TrustError
+from skerry_shared.identity import Token
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a device posts. ``csr`` is PEM; its common name must be ``name``."""
+
+    secret: str
+    csr: str
+    name: str
+    profile: str
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where devices find this cloud: URL base of the TUF repository, and host:port of the carriers ("" for none)."""
+
+    repository: str
+    gateway: str
+    mqtt: str
+
+
+class Enrolment:
+    """Announces and enrols devices. A token works once, for one name, until it expires."""
+
+    def __init__(self, store: Store, keys: Keys, fleet: str, root: bytes, addresses: Addresses, days: int) -> None:
+        """``root`` is the repository's first TUF root; certificates live ``days`` days."""
+        self._store, self._keys, self._fleet, self._root = store, keys, fleet, root
+        self._addresses, self._days = addresses, days
+
+    async def announce(self, name: str, profile: str, lifetime: float, now: float) -> str:
+        """A token for the device ``name``, good for ``lifetime`` seconds. Raises StateError if it is enrolled."""
+        identity.check_name("device", name)
+        profiles.load(profile)
+        token = Token.new(self._keys.authority.certificate)
+        async with self._store.begin() as session:
+            device = await session.get(Device, name)
+            if device and device.state == "enrolled":
+                raise StateError(f"device: {name} is enrolled; revoke it first")
+            session.add(TokenRow(secret=identity.hash_secret(token.secret), device=name, expires=now + lifetime))
+            if not device:
+                session.add(Device(name=name, profile=profile, state="announced"))
+                session.add(_event(name, "", "announced", "token issued", "operator", now))
+            else:
+                device.state, device.profile = "announced", profile
+        return str(token)
+
+    async def enroll(self, request: Request, now: float) -> dict[str, Any]:
+        """Sign the device's request. Raises TrustError for a bad token, UsageError for a bad request."""
+        authority = self._keys.authority
+        async with self._store.begin() as session:
+            token = await session.get(TokenRow, identity.hash_secret(request.secret), with_for_update=True)
+            _check_token(token, request.name, now)
+            assert token
+            certificate = authority.sign_request(request.csr.encode(), request.name, identity.utc(now), self._days)
+            device = await session.get_one(Device, request.name)
+            if request.profile and request.profile != device.profile:
+                raise StateError(f"profile: {request.name} was announced as {device.profile}, not {request.profile}")
+            token.used = now
+            session.add(_event(device.name, device.state, "enrolled", "token and request hold", device.name, now))
+            device.state = "enrolled"
+            device.certificate = identity.fingerprint(x509.load_pem_x509_certificate(certificate))
+        return self._reply(device, certificate)
+
+    async def revoke(self, name: str, now: float) -> None:
+        """Never let this device in again until it is announced and enrolled anew."""
+        async with self._store.begin() as session:
+            device = await session.get(Device, name)
+            if not device:
+                raise NotFoundError(f"device: no {name}")
+            session.add(_event(name, device.state, "revoked", "by the operator", "operator", now))
+            device.state, device.certificate = "revoked", ""
+
+    async def permitted(self, name: str) -> bool:
+        """Whether a device with this certificate name may be linked."""
+        device = await self._store.first(select(Device).where(Device.name == name))
+        return device is not None and device.state == "enrolled"
+
+    def _reply(self, device: Device, certificate: bytes) -> dict[str, Any]:
+        return {
+            "device": device.name,
+            "fleet": self._fleet,
+            "profile": device.profile,
+            "certificate": certificate.decode(),
+            "director": signing.public_pem(self._keys.signer("director").public_key()).decode(),
+            "ingest": base64.b64encode(self._keys.ingest.public_bytes()).decode(),
+            "root": self._root.decode(),
+            "repository": self._addresses.repository,
+            "gateway": self._addresses.gateway,
+            "mqtt": self._addresses.mqtt or None,
+        }
+
+
+def _check_token(token: TokenRow | None, name: str, now: float) -> None:
+    if token is None or token.device != name:
+        raise TrustError(f"token: not one for {name}")
+    if token.used:
+        raise TrustError(f"token: used already, at {identity.utc(token.used):%Y-%m-%d %H:%M:%S} UTC")
+    if token.expires < now:
+        raise TrustError(f"token: expired at {identity.utc(token.expires):%Y-%m-%d %H:%M:%S} UTC")
+
+
+def _event(name: str, before: str, after: str, reason: str, actor: str, now: float) -> Event:
+    return Event(time=now, kind="device", name=name, before=before, after=after, reason=reason, actor=actor)

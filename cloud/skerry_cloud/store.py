@@ -1,0 +1,248 @@
+"""The control plane's tables, and the rule that governs them: a change of state and its event are one transaction.
+
+Every class is a table and a plain dataclass at once. Times are Unix seconds. Telemetry is not here but in the lake.
+"""
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import JSON, ForeignKeyConstraint, Select, event, select
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, mapped_column
+
+from skerry_shared.errors import NotFoundError
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+class Base(MappedAsDataclass, DeclarativeBase):
+    """All tables."""
+
+    type_annotation_map = {list[list[str]]: JSON, dict[str, Any]: JSON}  # noqa: RUF012 (SQLAlchemy's own form)
+
+
+class Event(Base, kw_only=True):
+    """A change of state: who or what, when, from, to, why. ``origin`` makes a device's event count once."""
+
+    __tablename__ = "events"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True, init=False)
+    time: Mapped[float]
+    kind: Mapped[str]  # dataset, run, release, rollout, device, update, alarm
+    name: Mapped[str] = mapped_column(index=True)
+    before: Mapped[str] = mapped_column(default="")
+    after: Mapped[str]
+    reason: Mapped[str] = mapped_column(default="")
+    actor: Mapped[str]  # operator, policy, director, or a device's name
+    origin: Mapped[str | None] = mapped_column(default=None, unique=True)
+
+
+class Device(Base, kw_only=True):
+    """A device, from the moment that an operator announced it."""
+
+    __tablename__ = "devices"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    profile: Mapped[str]
+    state: Mapped[str]  # announced, enrolled, revoked
+    certificate: Mapped[str] = mapped_column(default="")  # SHA-256 of the newest one
+    link: Mapped[str] = mapped_column(default="")  # name of the carrier while online
+    seen: Mapped[float] = mapped_column(default=0.0)
+    counter: Mapped[int] = mapped_column(default=0)  # of the newest assignment
+    workload: Mapped[str] = mapped_column(default="")  # what it runs, as it last said
+    release: Mapped[int] = mapped_column(default=0)
+
+
+class Token(Base, kw_only=True):
+    """A one-time enrolment token; only the hash of its secret is kept."""
+
+    __tablename__ = "tokens"
+    secret: Mapped[str] = mapped_column(primary_key=True)
+    device: Mapped[str]
+    expires: Mapped[float]
+    used: Mapped[float] = mapped_column(default=0.0)
+
+
+class Dataset(Base, kw_only=True):
+    """A numbered dataset version of a workload."""
+
+    __tablename__ = "datasets"
+    workload: Mapped[str] = mapped_column(primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    parent: Mapped[int]
+    created: Mapped[float]
+    sha256: Mapped[str]
+    rows: Mapped[int]
+    sources: Mapped[dict[str, Any]]  # how many rows from where
+
+
+class Run(Base, kw_only=True):
+    """One training, with what compression made of it."""
+
+    __tablename__ = "runs"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True, init=False)
+    workload: Mapped[str]
+    dataset: Mapped[int]
+    parent: Mapped[int]  # the release whose weights it started from; 0 = from scratch
+    code: Mapped[str]
+    state: Mapped[str]  # training, trained, compressing, compressed, failed
+    created: Mapped[float]
+    accuracy: Mapped[float] = mapped_column(default=0.0)
+    reason: Mapped[str] = mapped_column(default="")
+    __table_args__ = (ForeignKeyConstraint(["workload", "dataset"], ["datasets.workload", "datasets.number"]),)
+
+
+class Release(Base, kw_only=True):
+    """A published release of a workload."""
+
+    __tablename__ = "releases"
+    workload: Mapped[str] = mapped_column(primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    run: Mapped[int]
+    owner: Mapped[str]
+    created: Mapped[float]
+    reason: Mapped[str] = mapped_column(default="")
+
+
+class Bundle(Base, kw_only=True):
+    """A release's bundle for one device profile."""
+
+    __tablename__ = "bundles"
+    workload: Mapped[str] = mapped_column(primary_key=True)
+    release: Mapped[int] = mapped_column(primary_key=True)
+    profile: Mapped[str] = mapped_column(primary_key=True)
+    path: Mapped[str]
+    sha256: Mapped[str]
+    length: Mapped[int]
+    manifest: Mapped[str]  # protobuf JSON
+    __table_args__ = (ForeignKeyConstraint(["workload", "release"], ["releases.workload", "releases.number"]),)
+
+
+class Rollout(Base, kw_only=True):
+    """A release on its way to devices, wave by wave."""
+
+    __tablename__ = "rollouts"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True, init=False)
+    workload: Mapped[str]
+    release: Mapped[int]
+    state: Mapped[str]
+    waves: Mapped[list[list[str]]]  # device names
+    wave: Mapped[int] = mapped_column(default=0)  # index of the wave under way
+    wave_seconds: Mapped[float]  # a wave that is not healthy by then halts the rollout
+    wave_started: Mapped[float]
+    created: Mapped[float]
+    reason: Mapped[str] = mapped_column(default="")
+
+
+class Assignment(Base, kw_only=True):
+    """What the director told one device, and what became of it."""
+
+    __tablename__ = "assignments"
+    device: Mapped[str] = mapped_column(primary_key=True)
+    counter: Mapped[int] = mapped_column(primary_key=True)
+    rollout: Mapped[int] = mapped_column(index=True)
+    workload: Mapped[str]
+    release: Mapped[int]
+    signed: Mapped[bytes]  # a serialised Signed assignment
+    state: Mapped[str]  # issued, then the device's Update states
+    reason: Mapped[str] = mapped_column(default="")
+    updated: Mapped[float]
+
+
+class Alarm(Base, kw_only=True):
+    """A device's traffic is no longer like the reference."""
+
+    __tablename__ = "alarms"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True, init=False)
+    device: Mapped[str]
+    workload: Mapped[str]
+    release: Mapped[int]
+    state: Mapped[str]  # open, resolved
+    since: Mapped[float]  # start of the window where the evidence began
+    raised: Mapped[float]
+    summary: Mapped[str]
+    detail: Mapped[dict[str, Any]]
+
+
+R = TypeVar("R", bound=Base)
+
+
+class Store:
+    """Sessions on the database, and a way to wait for the next event."""
+
+    def __init__(self, url: str) -> None:
+        """``url`` is SQLAlchemy's, with an asynchronous driver."""
+        self._engine = create_async_engine(url)
+        if self._engine.dialect.name == "sqlite":
+            event.listen(self._engine.sync_engine, "connect", _configure_sqlite)
+        self._sessions = async_sessionmaker(self._engine, expire_on_commit=False)
+        self._news = asyncio.Condition()
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator[AsyncSession]:
+        """A transaction: committed when the block ends well, undone when it raises."""
+        async with self._sessions.begin() as session:
+            yield session
+        async with self._news:
+            self._news.notify_all()
+
+    async def all(self, statement: Select[R]) -> Sequence[R]:
+        """Every row of a query."""
+        async with self._sessions() as session:
+            return (await session.scalars(statement)).all()
+
+    async def first(self, statement: Select[R]) -> R | None:
+        """The first row of a query, or None."""
+        async with self._sessions() as session:
+            return (await session.scalars(statement.limit(1))).first()
+
+    async def get(self, table: type[R], *key: Any) -> R:
+        """The row with this primary key. Raises NotFoundError."""
+        async with self._sessions() as session:
+            row = await session.get(table, key[0] if len(key) == 1 else key)
+        if row is None:
+            raise NotFoundError(f"{table.__name__.lower()}: no {'/'.join(map(str, key))}")
+        return row
+
+    async def events_after(self, last: int) -> Sequence[Event]:
+        """Events with an id above ``last``, oldest first; waits until there is one."""
+        statement = select(Event).where(Event.id > last).order_by(Event.id).limit(500)
+        async with self._news:
+            while not (found := await self.all(statement)):
+                await self._news.wait()
+        return found
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._engine.dispose()
+
+
+def migrate(url: str) -> None:
+    """Bring the database to the present schema (creates it where there is none)."""
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.set_main_option("sqlalchemy.url", synchronous(url).replace("%", "%%"))
+    command.upgrade(config, "head")
+
+
+def synchronous(url: str) -> str:
+    """The same database through its synchronous driver, for migrations."""
+    parsed = make_url(url)
+    return parsed.set(drivername=parsed.get_backend_name()).render_as_string(hide_password=False)
+
+
+def plain(row: Base) -> dict[str, Any]:
+    """The row as JSON can carry it; binary columns are left out."""
+    return {key: value for key, value in dataclasses.asdict(row).items() if not isinstance(value, bytes)}
+
+
+def _configure_sqlite(connection: Any, _record: Any) -> None:
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
