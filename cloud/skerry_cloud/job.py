@@ -1,0 +1,56 @@
+"""A long piece of work as a process of its own: ``python -m <module> SPEC.json``.
+
+The process reads one frozen dataclass, says how far it is as one JSON object a line on standard output, and leaves its
+results in files. If it fails it ends with status 1 and a single line on standard error; a run that was killed leaves
+nothing that looks finished.
+"""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from skerry_shared.config import decode
+from skerry_shared.errors import ConfigError, SkerryError
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """``done`` of ``total`` steps of this stage; ``note`` is a figure worth showing beside it."""
+
+    stage: str
+    done: int
+    total: int
+    note: str = ""
+
+
+Report = Callable[[Progress], None]
+
+
+def main(spec: type[S], work: Callable[[S, Report], None]) -> int:
+    """Do the work that the file named by the first argument specifies. Returns the process's exit status."""
+    try:
+        work(read_spec(spec, Path(sys.argv[1])), _say)
+    except SkerryError as error:
+        sys.stderr.write(f"{type(error).__name__}: {' '.join(str(error).split())}\n")
+        return 1
+    return 0
+
+
+def read_spec(spec: type[S], path: Path) -> S:
+    """The specification in this JSON file. Raises ConfigError if it is none."""
+    try:
+        document = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: {error}") from None
+    return decode(spec, document, str(path))
+
+
+def _say(progress: Progress) -> None:
+    sys.stdout.write(json.dumps(dataclasses.asdict(progress)) + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,54 @@
+"""Handwritten digits on 8 × 8 grey pictures, out of scikit-learn: real data wherever pip works. Start yours from here.
+
+A workload says who owns it, what goes in and what comes out, where the data are, and which network learns them.
+The last fifth of the 1,797 digits never enters a dataset version: the demo's devices see them.
+"""
+
+import numpy as np
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+
+from skerry_cloud.workloads import vision
+from skerry_cloud.workloads.workload import Examples, Workload
+from skerry_shared.release import ANY, TensorSpec
+
+LEARNED = 1437  # examples to learn from; the others are the field's
+
+
+class Digits(Workload):
+    """The digits 0 to 9."""
+
+    name = "digits"
+    owner = "vision@skerry.example"
+    labels = tuple("0123456789")
+    input = TensorSpec("picture", "uint8", (ANY, 8, 8))
+    monitors = vision.MONITORS
+    max_drop = 2.0  # of some 140 test digits one is 0.7 points
+    max_loss = 5.0
+    epochs = 12
+    batch_size = 32
+
+    def examples(self) -> Examples:
+        """Raw pictures and their labels, as a device would see them: nothing prepared yet."""
+        return self._all().take(slice(LEARNED))
+
+    def field(self) -> Examples:
+        """The digits that no dataset version holds."""
+        return self._all().take(slice(LEARNED, None))
+
+    def model(self) -> nn.Module:
+        """Any torch module: what ``prepare`` returns in, logits out."""
+        return vision.ResidualCnn(len(self.labels), widths=(8, 16, 32), pool=False)
+
+    def prepare(self, inputs: Tensor) -> Tensor:
+        """Becomes part of the exported model, so that devices pass raw pictures."""
+        return (vision.grey(inputs) - 0.3) / 0.37
+
+    def watch(self, inputs: Tensor) -> Tensor:
+        """Becomes part of the exported model as well: one number a monitor and picture."""
+        return vision.watch(vision.grey(inputs))
+
+    def _all(self) -> Examples:
+        digits = load_digits()
+        pictures = (digits.images * (255 / 16)).round().astype(np.uint8)  # scikit-learn's have 17 shades
+        return Examples(pictures, digits.target.astype(np.int64))

@@ -1,0 +1,112 @@
+"""A workload: one problem that Skerry learns, as one small class. Subclass ``Workload`` and you have said all of it.
+
+Everything a device must do with its raw input stands in two methods that become part of the exported graph: ``prepare``
+(raw input to what the network takes) and ``watch`` (what to monitor about the input). So training and serving cannot
+differ, and a device needs no Python of yours. ``digits.py`` beside this file is a complete example.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from skerry_shared.errors import ConfigError, InputError
+from skerry_shared.release import ANY, TensorSpec
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Real data. ``inputs``: n × the workload's raw shape and dtype; ``labels``: int64, n, places in its ``labels``."""
+
+    inputs: NDArray[Any]
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, rows: NDArray[Any] | slice) -> "Examples":
+        """The examples at these places, or where this mask is true, in that order."""
+        return Examples(self.inputs[rows], self.labels[rows])
+
+
+class Workload(ABC):
+    """What is to be learned, from what, how well, and whose it is. See the module for the rules."""
+
+    name: ClassVar[str]
+    owner: ClassVar[str]  # whom to ask; stands in every bundle
+    labels: ClassVar[tuple[str, ...]]  # in the order of the network's logits
+    input: ClassVar[TensorSpec]  # the raw input, its first dimension ANY
+    monitors: ClassVar[tuple[str, ...]] = ("mean", "spread")  # names of what ``watch`` returns
+
+    max_drop: ClassVar[float] = 1.0  # points of accuracy that compression may cost
+    max_loss: ClassVar[float] = 1.0  # points on old data that a retrained model may lose for a gain on recent data
+    epochs: ClassVar[int] = 4
+    batch_size: ClassVar[int] = 64
+    learning_rate: ClassVar[float] = 0.01  # the peak of the one-cycle schedule
+    train_size: ClassVar[int] = 0  # how many examples to train on, 0 for all
+
+    @abstractmethod
+    def examples(self) -> Examples:
+        """The data to learn from. Raises NotFoundError, with what to install, if they are not on this machine."""
+
+    @abstractmethod
+    def model(self) -> nn.Module:
+        """A fresh network: what ``prepare`` returns in, logits (batch × labels) out."""
+
+    @abstractmethod
+    def prepare(self, inputs: Tensor) -> Tensor:
+        """Raw input to the float32 that the network takes. Tensor operations only: this is exported with the model."""
+
+    def watch(self, inputs: Tensor) -> Tensor:
+        """What to monitor about raw inputs, in the order of ``monitors``: float32, batch × M. Exported as well."""
+        values = inputs.float().flatten(1)
+        return torch.stack([values.mean(1), values.std(1)], dim=1)
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """What training minimises: a scalar. Cross entropy."""
+        return nn.functional.cross_entropy(logits, labels)
+
+    def metrics(self, scores: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, float]:
+        """How good answers are, from probabilities (n × labels) and the truth; must hold ``accuracy``."""
+        right = scores.argmax(axis=1) == labels
+        recalls = [right[labels == label].mean() for label in np.unique(labels)]
+        return {"accuracy": float(right.mean()), "macro recall": float(np.mean(recalls))}
+
+    def validate(self, examples: Examples) -> None:
+        """Raises InputError, naming the field, unless the examples are what this workload declares."""
+        inputs, labels, shape = examples.inputs, examples.labels, self.input.shape[1:]
+        if inputs.dtype != np.dtype(self.input.dtype):
+            raise InputError(f"{self.name}: inputs: dtype is {inputs.dtype}, expected {self.input.dtype}")
+        if inputs.shape[1:] != shape:
+            raise InputError(f"{self.name}: inputs: shape is {inputs.shape[1:]}, expected {shape} for each example")
+        if inputs.dtype.kind == "f" and not np.isfinite(inputs).all():
+            raise InputError(f"{self.name}: inputs: not every value is a finite number")
+        if labels.dtype != np.int64 or labels.shape != inputs.shape[:1]:
+            raise InputError(f"{self.name}: labels: got {labels.dtype} {labels.shape}, expected int64 ({len(inputs)},)")
+        outside = labels[(labels < 0) | (labels >= len(self.labels))]
+        if len(outside):
+            raise InputError(f"{self.name}: labels: {outside[0]} is not one of the {len(self.labels)} labels' places")
+
+
+def check(cls: type[Workload]) -> None:
+    """Raises ConfigError, naming the attribute, unless the class declares all that a workload must."""
+    types: Mapping[str, type] = {"name": str, "owner": str, "labels": tuple, "input": TensorSpec, "monitors": tuple}
+    for attribute, kind in types.items():
+        value = getattr(cls, attribute, None)
+        if not value or not isinstance(value, kind):
+            raise ConfigError(
+                f"workload {cls.__name__}: {attribute} must be a {kind.__name__} with content, got {value!r}"
+            )
+    if cls.input.shape[:1] != (ANY,) or ANY in cls.input.shape[1:]:
+        raise ConfigError(
+            f"workload {cls.__name__}: input: only the first dimension may be free, got {cls.input.shape}"
+        )
+    if len(cls.labels) < 2:
+        raise ConfigError(f"workload {cls.__name__}: labels: at least two are needed, got {cls.labels!r}")
+    if cls.__abstractmethods__:
+        raise ConfigError(f"workload {cls.__name__}: missing {', '.join(sorted(cls.__abstractmethods__))}")
