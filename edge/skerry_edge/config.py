@@ -1,0 +1,152 @@
+"""The agent's configuration, DIR/agent.toml, and where everything else lies below DIR.
+
+Enrolment writes agent.toml last, so a folder that has one is a whole device.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from skerry_shared.config import load_toml
+from skerry_shared.errors import ConfigError
+
+SOCKET_PATH_MAX = 107  # bytes; sun_path of a Unix socket, less its final NUL
+
+
+@dataclass(frozen=True)
+class Health:
+    """When a new model counts as healthy: the table [health]."""
+
+    proving_answers: int = 50  # live answers that are compared with the predecessor's
+    min_agreement: float = 0.3  # share of them that must have the same top class; real drift disagrees too
+    proving_s: float = 3600.0  # with fewer answers by then the golden inputs alone decide
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, which ``decode`` turns into a ConfigError."""
+        if self.proving_answers < 1 or self.proving_s < 0 or not 0 <= self.min_agreement <= 1:
+            raise ValueError("health: needs proving_answers >= 1, proving_s >= 0, min_agreement from 0 to 1")
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """DIR/agent.toml."""
+
+    fleet: str
+    device: str
+    profile: str
+    repository: str  # URL; {repository}/metadata/ and {repository}/targets/ are below it
+    gateway: str  # "host:port" of the cloud's gRPC gateway
+    mqtt: str = ""  # "host:port" of the broker, if there is one
+    transports: tuple[Literal["mqtt", "grpc"], ...] = ("grpc",)  # in order of preference
+    grpc_port: int = 0  # of the inference service on 127.0.0.1; 0 = any free one, see Folders.port
+    window_s: float = 60.0  # seconds of traffic that one row of counts covers
+    sample_rate: float = 0.05  # share of predictions whose input is sent home, 0 to 1
+    threads: int = 1  # of the model; more than one spins, which pays only above ~1 ms of work
+    spool_mb: int = 64  # telemetry kept while offline
+    health: Health = Health()
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, which ``decode`` turns into a ConfigError."""
+        if not self.transports or ("mqtt" in self.transports and not self.mqtt):
+            raise ValueError("transports: needs one at least, and 'mqtt' needs the key 'mqtt'")
+        if not 0 <= self.sample_rate <= 1 or self.window_s <= 0 or self.threads < 1 or self.spool_mb < 1:
+            raise ValueError("needs sample_rate from 0 to 1, window_s > 0, threads >= 1, spool_mb >= 1")
+        if not 0 <= self.grpc_port <= 65535:
+            raise ValueError("grpc_port: needs 0 to 65535")
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Every path below a device's folder."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """The configuration; its presence means that the device is enrolled."""
+        return self.root / "agent.toml"
+
+    @property
+    def identity(self) -> Path:
+        """What enrolment brought: the device's key and whom it trusts."""
+        return self.root / "identity"
+
+    @property
+    def authority(self) -> Path:
+        """The fleet's certificate authority, PEM."""
+        return self.identity / "authority.pem"
+
+    @property
+    def certificate(self) -> Path:
+        """The device's certificate, PEM."""
+        return self.identity / "device.pem"
+
+    @property
+    def key(self) -> Path:
+        """The device's private key, PEM, mode 0600."""
+        return self.identity / "device.key"
+
+    @property
+    def director(self) -> Path:
+        """The director's Ed25519 public key, PEM."""
+        return self.identity / "director.pem"
+
+    @property
+    def ingest(self) -> Path:
+        """The fleet's public ingest key, raw bytes."""
+        return self.identity / "ingest.pub"
+
+    @property
+    def trust_root(self) -> Path:
+        """The TUF root that came with enrolment."""
+        return self.identity / "root.json"
+
+    @property
+    def tuf(self) -> Path:
+        """Verified TUF metadata."""
+        return self.root / "tuf"
+
+    @property
+    def slots(self) -> Path:
+        """Unpacked bundles, a/ and b/."""
+        return self.root / "slots"
+
+    @property
+    def state(self) -> Path:
+        """What must survive a power cut: active, update, events."""
+        return self.root / "state"
+
+    @property
+    def spool(self) -> Path:
+        """Sealed telemetry that the cloud has not acknowledged."""
+        return self.root / "spool"
+
+    @property
+    def run(self) -> Path:
+        """Of the running agent only: socket, port, lock. Mode 0700."""
+        return self.root / "run"
+
+    @property
+    def port(self) -> Path:
+        """The port of the inference service on 127.0.0.1, as text."""
+        return self.run / "oip.port"
+
+    @property
+    def lock(self) -> Path:
+        """Locked while an agent runs."""
+        return self.run / "agent.lock"
+
+    @property
+    def socket(self) -> Path:
+        """The Unix socket for applications. Raises ConfigError if its path is too long for one."""
+        path = self.run.absolute() / "agent.sock"
+        if len(bytes(path)) > SOCKET_PATH_MAX:
+            raise ConfigError(f"{path}: longer than the {SOCKET_PATH_MAX} bytes of a socket's path; move the folder")
+        return path
+
+
+def load(folders: Folders) -> AgentConfig:
+    """The folder's configuration. Raises ConfigError, also if the device is not enrolled."""
+    if not folders.config.exists():
+        raise ConfigError(f"{folders.root}: not enrolled; run `skerry-agent enroll` first")
+    return load_toml(AgentConfig, folders.config)

@@ -1,0 +1,142 @@
+"""What one model saw and said, counted into windows and sampled.
+
+Every answer is counted: the values of its channels (see ``skerry_shared.sketch``) fall into the bins of the bundle's
+baseline, and a window of time gives one row a channel. A share of the answers is sampled, each with the same known probability.
+
+On the hot path an answer costs a lock and an append; the arithmetic is done for many answers at once, and encoding
+and the sink are called outside the lock. What is observed after ``close`` (a request was in flight) is passed on at once.
+"""
+
+import random
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skerry_edge.observe.arrow import encode
+from skerry_shared import sketch, telemetry
+from skerry_shared.ports.runtime import Tensors
+from skerry_shared.release import Manifest
+
+Sink = Callable[[str, bytes], None]  # (table, packed rows); thread-safe, quick
+Rows = dict[str, list[Any]]
+
+FOLD = 256  # examples counted at a time: 35-88 ns a value in batches, several µs one by one
+SAMPLES = 64  # samples sent together; more would only wait in memory
+SAMPLE_BYTES = 1 << 20  # of their inputs; keeps a batch far below telemetry.MAX_BATCH
+SAMPLES_S = 5.0  # seconds that a sample may wait: proving a new model looks at samples
+
+
+class Recorder:
+    """Watches one model. Thread-safe."""
+
+    def __init__(
+        self, manifest: Manifest, sink: Sink, window_s: float, sample_rate: float, clock: Callable[[], float],
+        draw: Callable[[], float] = random.random,
+    ) -> None:  # fmt: skip
+        """``clock`` gives Unix seconds, ``draw`` uniform numbers in [0, 1)."""
+        self._manifest, self._sink = manifest, sink
+        self._window_s, self._rate, self._clock, self._draw = window_s, sample_rate, clock, draw
+        self._edges = [np.asarray(channel.edges, dtype=np.float64) for channel in manifest.baseline]
+        self._lock, self._closed = threading.Lock(), False
+        self._opened = self._sampled = clock()
+        self._pending: list[tuple[NDArray[Any], NDArray[Any]]] = []
+        self._waiting = 0  # examples in _pending
+        self._counts = self._zero()
+        self._samples, self._sample_bytes = _empty("samples"), 0
+
+    def observe(self, ids: Sequence[str], inputs: Tensors, outputs: Tensors) -> None:
+        """Take in a batch of answers; all arrays are examples first."""
+        now = self._clock()
+        with self._lock:
+            self._pending.append((outputs["scores"], outputs["monitors"]))
+            self._waiting += len(ids)
+            if self._waiting >= FOLD:
+                self._fold()
+            ready = [*self._sample(now, ids, inputs, outputs["scores"]), *self._due(now)]
+        self._emit(ready)
+
+    def tick(self) -> None:
+        """Pass on what is due although no traffic comes. Call it about once a second."""
+        with self._lock:
+            ready = self._due(self._clock())
+        self._emit(ready)
+
+    def close(self) -> None:
+        """Pass on everything now, and from now on at once."""
+        with self._lock:
+            self._closed = True
+            ready = self._due(self._clock())
+        self._emit(ready)
+
+    def _due(self, now: float) -> list[tuple[str, Rows]]:
+        """Take out the rows whose time has come. Holds the lock."""
+        ready = []
+        if self._closed or now - self._opened >= self._window_s:
+            ready.append(("windows", self._take_windows(now)))
+        if self._closed or now - self._sampled >= SAMPLES_S:
+            ready.append(("samples", self._take_samples(now)))
+        return ready
+
+    def _emit(self, ready: list[tuple[str, Rows]]) -> None:
+        for table, rows in ready:
+            if any(rows.values()):
+                self._sink(table, telemetry.pack(encode(table, rows)))
+
+    def _take_windows(self, now: float) -> Rows:
+        self._fold()
+        rows, opened, counts = _empty("windows"), self._opened, self._counts
+        self._counts, self._opened = self._zero(), now
+        for channel, bins in zip(self._manifest.baseline, counts, strict=True):
+            if bins.any():
+                values = (self._manifest.workload, self._manifest.release, opened, now, channel.name, bins.tolist())
+                _append(rows, values)
+        return rows
+
+    def _fold(self) -> None:
+        if not self._pending:
+            return
+        scores, monitors = (np.concatenate(arrays) for arrays in zip(*self._pending, strict=True))
+        values = sketch.channel_values(scores, monitors)
+        for i, edges in enumerate(self._edges):
+            self._counts[i] += sketch.count(values[:, i], edges)
+        self._pending, self._waiting = [], 0
+
+    def _sample(self, now: float, ids: Sequence[str], inputs: Tensors, scores: NDArray[Any]) -> list[tuple[str, Rows]]:
+        """Draw from a batch of answers; gives back the rows of the batches that became full."""
+        full, model = [], (self._manifest.workload, self._manifest.release)
+        (tensor,) = inputs.values()
+        for i, name in enumerate(ids):
+            if self._draw() >= self._rate:
+                continue
+            raw = tensor[i].tobytes()
+            _append(self._samples, (*model, now, name, raw, scores[i].astype(np.float32).tobytes(), self._rate))
+            self._sample_bytes += len(raw)
+            if len(self._samples["time"]) >= SAMPLES or self._sample_bytes >= SAMPLE_BYTES:
+                full.append(("samples", self._take_samples(now)))
+        return full
+
+    def _take_samples(self, now: float) -> Rows:
+        rows, self._samples = self._samples, _empty("samples")
+        self._sampled, self._sample_bytes = now, 0
+        return rows
+
+    def _zero(self) -> list[NDArray[np.int64]]:
+        return [np.zeros(len(edges) + 2, dtype=np.int64) for edges in self._edges]
+
+
+def label_rows(time: float, prediction_id: str, label: str) -> bytes:
+    """The packed batch of table "labels" with the late truth of one earlier prediction."""
+    return telemetry.pack(encode("labels", {"time": [time], "prediction_id": [prediction_id], "label": [label]}))
+
+
+def _empty(table: str) -> Rows:
+    return {column: [] for column in telemetry.TABLES[table]}
+
+
+def _append(rows: Rows, values: tuple[Any, ...]) -> None:
+    """One row; the values are in the order of the table's columns."""
+    for column, value in zip(rows.values(), values, strict=True):
+        column.append(value)

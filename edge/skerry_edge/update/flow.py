@@ -1,0 +1,311 @@
+"""An update, from the director's word to a model that proved itself. One thread drives it; see ``worker``.
+
+    ASSIGNED   is it for this kind of device?
+    FETCHING   fetch and verify the bundle, unpack it into the spare slot
+    PROBING    does it answer the golden inputs on this device?
+    PROVING    switch to it; compare it with its predecessor on live inputs; put the predecessor back if it fails
+
+Each step is taken again from its beginning after a restart, so each may be interrupted at any instruction. The new
+state is durable before it is acted upon, and reported after that, at least once. What a state means for the pointer is
+restored at start: PROVING serves the candidate, UNDONE and REPLACED do not.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from numpy.typing import NDArray
+
+from skerry_edge.update import plan
+from skerry_edge.update.probe import probe
+from skerry_edge.update.prove import Proof, Verdict, judge
+from skerry_edge.update.slots import Slots
+from skerry_edge.update.state import StateFile, Stored
+from skerry_shared import bundle
+from skerry_shared.bundle import Bundle
+from skerry_shared.errors import ExpiredError, LinkError, ModelError, SkerryError, TrustError, UnfitError
+from skerry_shared.ports.runtime import Model, Tensors
+from skerry_shared.release import Assignment
+from skerry_shared.states import UPDATE, Update, UpdateEvent, step
+
+log = logging.getLogger(__name__)
+
+RETRY_S = 30.0  # between attempts to fetch; an assignment lasts days
+MAX_STARTS = 3  # restarts of the agent under a candidate before the candidate is blamed for them
+
+
+class Repository(Protocol):
+    """Where verified bundles come from."""
+
+    def fetch(self, path: str, sha256: str, length: int) -> bytes:
+        """The bundle. Raises LinkError, ExpiredError or another TrustError."""
+        ...
+
+
+class Settings(Protocol):
+    """When a new model counts as healthy; see ``config.Health``."""
+
+    @property
+    def proving_answers(self) -> int: ...  # noqa: D102
+    @property
+    def min_agreement(self) -> float: ...  # noqa: D102
+    @property
+    def proving_s(self) -> float: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Transition:
+    """One change of state, to be reported."""
+
+    time: float  # Unix seconds
+    before: str  # a value of states.Update; empty at the beginning
+    after: str
+    reason: str
+    workload: str = ""
+    release: int = 0
+    rollout: int = 0
+
+
+@dataclass(frozen=True)
+class Live:
+    """A loaded bundle."""
+
+    bundle: Bundle
+    model: Model
+
+
+@dataclass(frozen=True)
+class World:
+    """All that the flow acts upon."""
+
+    device: plan.Device
+    director: Ed25519PublicKey
+    repository: Repository
+    load: Callable[[Bundle], Model]  # by the runtime that the manifest names; raises ModelError
+    serve: Callable[[Live | None], None]  # from now on this one answers; None: nothing does
+    report: Callable[[Transition], None]
+    clock: Callable[[], float]  # Unix seconds
+    timer: Callable[[], float]  # seconds; unlike the clock never set
+    health: Settings
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Nothing to do for so many seconds, unless there is news."""
+
+    seconds: float
+
+
+class UpdateFlow:
+    """Takes in assignments one at a time. Not thread-safe."""
+
+    def __init__(self, world: World, slots: Slots, file: StateFile) -> None:
+        self._world, self._slots, self._file = world, slots, file
+        self._stored = file.load()
+        self._candidate: Live | None = None
+        self._predecessor: Live | None = None
+        self._proof, self._proving_since = Proof(), world.timer()
+        self._last_refusal = ""
+        self._steps: dict[Update | None, Callable[[], Verdict | Wait]] = {
+            Update.ASSIGNED: self._fit,
+            Update.FETCHING: self._fetch,
+            Update.PROBING: self._probe,
+            Update.PROVING: self._prove,
+        }
+
+    @property
+    def proving(self) -> bool:
+        """Are samples of live answers wanted?"""
+        return self._stored.state is Update.PROVING
+
+    def start(self) -> None:
+        """Restore after a restart: report what was not reported, make pointer and state agree, serve."""
+        self._tell()
+        if self._stored.state in (Update.PROBING, Update.PROVING):
+            self._save(replace(self._stored, starts=self._stored.starts + 1))
+            self._guard_starts()
+        if self._stored.state in (Update.UNDONE, Update.REPLACED):
+            self._put_back()
+        self._serve_active()
+
+    def receive(self, data: bytes) -> None:
+        """Take in a serialised Signed assignment. One that cannot be trusted is reported and changes nothing."""
+        try:
+            accepted = plan.accept(data, self._world.director, self._world.device, self._stored, self._world.clock())
+        except SkerryError as error:
+            self._refuse_at_the_door(str(error))
+            return
+        if accepted:
+            self._supersede()
+            self._save(replace(accepted, state=Update.ASSIGNED, time=self._world.clock(), told=False))
+            self._tell()
+
+    def advance(self) -> float | None:
+        """Do all that can be done now. Seconds until it should be called again; None: only news can change anything."""
+        while act := self._steps.get(self._stored.state):
+            outcome = self._attempt(act)
+            if isinstance(outcome, Wait):
+                return outcome.seconds
+            self._change(outcome)
+        return None
+
+    def compare(self, release: int, inputs: Tensors, scores: NDArray[np.floating]) -> None:
+        """A live answer of the candidate: its inputs (a batch of one) and its scores."""
+        if not self.proving or not self._predecessor or release != self._stored.assignment.release:
+            return
+        try:
+            right = np.asarray(self._predecessor.model.run(inputs)["scores"][0])
+        except ModelError as error:  # the input's form may have changed with the release; then nothing can be compared
+            log.warning("predecessor cannot answer: %s", error)
+            return
+        self._proof = self._proof.add(scores, right)
+
+    def failed(self, release: int) -> None:
+        """The candidate could not answer a live request."""
+        if self.proving and release == self._stored.assignment.release:
+            self._proof = self._proof.fail()
+
+    def _fit(self) -> Verdict:
+        device, target = self._world.device, self._stored.assignment.target
+        target.check(device.arch, device.runtimes, device.memory_bytes)
+        self._slots.forget_predecessor_of(self._stored.assignment.sha256)
+        return Verdict(UpdateEvent.FIT, f"fits {target.profile}")
+
+    def _fetch(self) -> Verdict | Wait:
+        assignment = self._stored.assignment
+        if self._slots.holding(assignment.sha256):
+            return Verdict(UpdateEvent.VERIFIED, "already in a slot")
+        plan.check_expiry(assignment, self._now())
+        try:
+            data = self._world.repository.fetch(assignment.path, assignment.sha256, assignment.length)
+            self._slots.fill(data, assignment.sha256)
+        except (
+            LinkError,
+            ExpiredError,
+            OSError,
+        ) as error:  # may pass; the assignment's expiry ends it
+            log.warning("fetching %s: %s; trying again", assignment.path, error)
+            return Wait(RETRY_S)
+        return Verdict(UpdateEvent.VERIFIED, f"{assignment.length} bytes")
+
+    def _probe(self) -> Verdict:
+        assignment = self._stored.assignment
+        slot = self._slots.holding(assignment.sha256)
+        if slot is None:
+            raise ModelError("the slot lost its bundle")
+        unpacked = bundle.load(self._slots.path(slot))
+        plan.check_manifest(assignment, unpacked.manifest)
+        self._candidate = Live(unpacked, self._world.load(unpacked))
+        worst = probe(self._candidate.model, unpacked)
+        return Verdict(UpdateEvent.PASSED, f"golden outputs within {worst:.2g}")
+
+    def _prove(self) -> Verdict | Wait:
+        active = self._slots.active()
+        if active is None or active.sha256 != self._stored.assignment.sha256:
+            self._switch(self._stored.assignment)
+            active = self._slots.active()
+        if self._predecessor is None:
+            previous = active.previous if active else None
+            if previous is None:
+                return Verdict(UpdateEvent.PROVEN, "golden inputs; there is no predecessor to compare with")
+            self._predecessor = self._load(previous.slot)
+        health = self._world.health
+        left = self._proving_since + health.proving_s - self._world.timer()
+        return judge(self._proof, health.proving_answers, health.min_agreement, left) or Wait(left)
+
+    def _attempt(self, act: Callable[[], Verdict | Wait]) -> Verdict | Wait:
+        try:
+            return act()
+        except (TrustError, UnfitError, ModelError) as error:
+            event = UpdateEvent.DISPROVEN if self.proving else UpdateEvent.REJECTED
+            return Verdict(event, str(error))
+
+    def _change(self, verdict: Verdict) -> None:
+        """Store the new state, then act on it where it is final, then report it."""
+        stored = self._stored
+        if stored.state is None:
+            raise ValueError("no update to change")
+        after = step(UPDATE, stored.state, verdict.event)
+        now, reason = self._world.clock(), verdict.reason
+        self._save(replace(stored, state=after, before=stored.state, time=now, reason=reason, told=False))
+        self._proof, self._proving_since = Proof(), self._world.timer()
+        if after in (Update.UNDONE, Update.REPLACED):
+            self._put_back()
+            self._serve_active()
+        if after not in UPDATE:
+            self._candidate = self._predecessor = None
+        self._tell()
+
+    def _switch(self, assignment: Assignment) -> None:
+        slot = self._slots.holding(assignment.sha256)
+        if slot is None:
+            raise ModelError("the slot lost its bundle")
+        candidate = self._candidate or self._load(slot)
+        self._slots.switch(slot, assignment.workload, assignment.release, assignment.sha256)
+        self._world.serve(candidate)
+
+    def _supersede(self) -> None:
+        if self._stored.state in UPDATE:
+            self._change(Verdict(UpdateEvent.SUPERSEDED, "a newer assignment came"))
+
+    def _put_back(self) -> None:
+        """Undo the switch if this update made it; what is not proven gives way."""
+        active = self._slots.active()
+        switched = self._stored.before is Update.PROVING
+        if switched and active and active.sha256 == self._stored.assignment.sha256:
+            self._slots.undo()
+
+    def _guard_starts(self) -> None:
+        if self._stored.starts > MAX_STARTS:
+            event = UpdateEvent.DISPROVEN if self.proving else UpdateEvent.REJECTED
+            self._change(Verdict(event, f"the agent was restarted {self._stored.starts} times meanwhile"))
+
+    def _serve_active(self) -> None:
+        """Serve what the pointer names; where that fails its predecessor, and where there is none nothing."""
+        active = self._slots.active()
+        if active is None:
+            self._world.serve(None)
+            return
+        try:
+            self._world.serve(self._load(active.slot))
+        except ModelError as error:
+            log.error("release %d cannot serve: %s", active.release, error)
+            self._give_up(str(error))
+
+    def _give_up(self, reason: str) -> None:
+        if self.proving:
+            self._change(Verdict(UpdateEvent.DISPROVEN, reason))
+        else:
+            self._slots.undo()
+            self._serve_active()
+
+    def _load(self, slot: str) -> Live:
+        """Load what lies in ``slot``, and try it on its golden inputs. Raises ModelError."""
+        unpacked = bundle.load(self._slots.path(slot))
+        live = Live(unpacked, self._world.load(unpacked))
+        probe(live.model, unpacked)
+        return live
+
+    def _refuse_at_the_door(self, reason: str) -> None:
+        if reason != self._last_refusal:  # a sender may repeat itself; one report is enough
+            self._last_refusal = reason
+            self._world.report(Transition(self._world.clock(), "", Update.REFUSED.value, reason))
+
+    def _tell(self) -> None:
+        stored = self._stored
+        if stored.told or stored.state is None:
+            return
+        before, assignment = stored.before.value if stored.before else "", stored.assignment
+        about = (assignment.workload, assignment.release, assignment.rollout)
+        self._world.report(Transition(stored.time, before, stored.state.value, stored.reason, *about))
+        self._save(replace(stored, told=True))
+
+    def _save(self, stored: Stored) -> None:
+        self._file.save(stored)
+        self._stored = stored
+
+    def _now(self) -> float:
+        return max(self._world.clock(), self._stored.floor)

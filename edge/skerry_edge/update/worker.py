@@ -1,0 +1,63 @@
+"""Drives the update flow in a thread of its own: what comes from other threads waits here, bounded."""
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skerry_edge.update.flow import UpdateFlow
+from skerry_shared.ports.runtime import Tensors
+
+WAITING = 256  # samples and failures that may wait; older ones give way, for any of them serves as well
+
+
+class Worker:
+    """Thread-safe front of an UpdateFlow. ``run`` is the thread."""
+
+    def __init__(self, flow: UpdateFlow) -> None:
+        self._flow, self._desired = flow, deque[bytes](maxlen=1)  # the newest assignment is the one that counts
+        self._tasks: deque[Callable[[], None]] = deque(maxlen=WAITING)
+        self._wake, self._closing = threading.Event(), False
+        self.dropped = 0
+
+    @property
+    def proving(self) -> bool:
+        """Are samples wanted?"""
+        return self._flow.proving
+
+    def desire(self, data: bytes) -> None:
+        """A serialised Signed assignment came."""
+        self._desired.append(data)
+        self._wake.set()
+
+    def sample(self, release: int, inputs: Tensors, scores: NDArray[np.float32]) -> None:
+        """A live answer: the inputs as a batch of one, the scores one per label."""
+        self._add(partial(self._flow.compare, release, inputs, scores))
+
+    def failed(self, release: int) -> None:
+        """A live request that the model could not answer."""
+        self._add(partial(self._flow.failed, release))
+
+    def run(self) -> None:
+        """Until ``close``. An error that is no SkerryError ends it: the process must not go on half alive."""
+        self._flow.start()
+        while not self._closing:
+            self._wake.wait(self._flow.advance())
+            self._wake.clear()
+            while self._desired and not self._closing:
+                self._flow.receive(self._desired.popleft())
+            while self._tasks and not self._closing:
+                self._tasks.popleft()()
+
+    def close(self) -> None:
+        """Let ``run`` return after its present step."""
+        self._closing = True
+        self._wake.set()
+
+    def _add(self, task: Callable[[], None]) -> None:
+        self.dropped += len(self._tasks) == WAITING
+        self._tasks.append(task)
+        self._wake.set()
