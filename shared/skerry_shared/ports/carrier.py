@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+MAX_MESSAGE = 17 << 20  # bytes of one Up or Down: the largest batch, were it incompressible, and its envelope
+
 
 @dataclass(frozen=True)
 class TlsFiles:
