@@ -1,10 +1,11 @@
 """A long piece of work as a process of its own: ``python -m <module> SPEC.json``.
 
 The process reads one frozen dataclass, says how far it is as one JSON object a line on standard output, and leaves its
-results in files. If it fails it ends with status 1 and a single line on standard error; a run that was killed leaves
-nothing that looks finished.
+results in files, the one that says "finished" last. If it fails it ends with a status other than 0, and the last line
+on standard error says why; before that line stands whatever libraries print.
 """
 
+import contextlib
 import dataclasses
 import json
 import sys
@@ -34,8 +35,15 @@ Report = Callable[[Progress], None]
 
 def main(spec: type[S], work: Callable[[S, Report], None]) -> int:
     """Do the work that the file named by the first argument specifies. Returns the process's exit status."""
+    channel = sys.stdout
+
+    def say(progress: Progress) -> None:
+        channel.write(json.dumps(dataclasses.asdict(progress)) + "\n")
+        channel.flush()
+
     try:
-        work(read_spec(spec, Path(sys.argv[1])), _say)
+        with contextlib.redirect_stdout(sys.stderr):
+            work(read_spec(spec, Path(sys.argv[1])), say)
     except SkerryError as error:
         sys.stderr.write(f"{type(error).__name__}: {' '.join(str(error).split())}\n")
         return 1
@@ -49,8 +57,3 @@ def read_spec(spec: type[S], path: Path) -> S:
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: {error}") from None
     return decode(spec, document, str(path))
-
-
-def _say(progress: Progress) -> None:
-    sys.stdout.write(json.dumps(dataclasses.asdict(progress)) + "\n")
-    sys.stdout.flush()

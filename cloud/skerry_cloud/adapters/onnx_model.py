@@ -12,8 +12,11 @@ from onnxruntime.capi import onnxruntime_pybind11_state as status
 
 from skerry_shared.errors import ModelError
 
-ERRORS = (status.Fail, status.InvalidArgument, status.InvalidGraph, status.InvalidProtobuf, status.NoSuchFile)
-ERRORS += (status.NotImplemented, status.RuntimeException)
+ERRORS: tuple[type[Exception], ...] = (
+    ValueError,
+    RuntimeError,
+    *(each for each in vars(status).values() if isinstance(each, type) and issubclass(each, Exception)),
+)
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,6 @@ class OnnxModel:
     def _once(self, inputs: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         try:
             scores, monitors = self._session.run(["scores", "monitors"], {self._input: inputs})
-        except (*ERRORS, ValueError) as error:
+        except ERRORS as error:
             raise ModelError(f"model does not answer: {error}") from None
         return scores, monitors

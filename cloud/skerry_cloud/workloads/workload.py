@@ -48,7 +48,7 @@ class Workload(ABC):
     epochs: ClassVar[int] = 4
     batch_size: ClassVar[int] = 64
     learning_rate: ClassVar[float] = 0.01  # the peak of the one-cycle schedule
-    train_size: ClassVar[int] = 0  # how many examples to train on, 0 for all
+    train_size: ClassVar[int] = 0  # how many examples an epoch takes, 0 for all
 
     @abstractmethod
     def examples(self) -> Examples:

@@ -1,0 +1,105 @@
+"""The folder of a run: what training leaves for compression, and compression for release.
+
+model.pt                            the trained weights
+model.onnx                          raw input in; scores and monitors out; float32
+metrics.json                        ``Metrics``
+variants/<precision>-<arch>/        one for each kind of device: ``Variant``
+    model.onnx
+    golden/in/<input>.npy           known inputs
+    golden/out/<output>.npy         what this very file answers to them
+    report.json                     ``VariantReport``
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from skerry_shared.config import decode
+from skerry_shared.errors import NotFoundError
+from skerry_shared.files import write_durably
+from skerry_shared.release import Channel
+
+WEIGHTS, MODEL, METRICS, REPORT = "model.pt", "model.onnx", "metrics.json", "report.json"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """How training went. ``seconds`` of the loop; ``parity`` = largest difference of a score, export against PyTorch.
+
+    The metrics are the workload's, on the test split: of all of it, by group (reference, recent), by source; ``recall``
+    is by label. A group, source or label without test rows is left out.
+    """
+
+    workload: str
+    dataset: int
+    dataset_sha256: str
+    epochs: int
+    epoch_size: int
+    parameters: int
+    seconds: float
+    parity: float
+    overall: dict[str, float]
+    groups: dict[str, dict[str, float]]
+    sources: dict[str, dict[str, float]]
+    recall: dict[str, float]
+
+
+@dataclass(frozen=True)
+class VariantReport:
+    """What was measured about one variant, against the float32 export.
+
+    ``drop`` in points of accuracy on the test split; ``parity`` is the largest difference of a golden score;
+    ``latency_ms`` the median for one input on one thread of the machine that compressed.
+    """
+
+    precision: str
+    arch: str
+    model_bytes: int
+    accuracy: float
+    drop: float
+    parity: float
+    latency_ms: float
+    tolerance: float
+    tolerance_reason: str
+    baseline: tuple[Channel, ...]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Where a variant lies."""
+
+    folder: Path
+
+    @property
+    def model(self) -> Path:
+        """The model file."""
+        return self.folder / MODEL
+
+    def golden(self, side: str) -> Path:
+        """The folder of golden inputs (``in``) or outputs (``out``)."""
+        return self.folder / "golden" / side
+
+    def report(self) -> VariantReport:
+        """What was measured. Raises NotFoundError if this variant was not made."""
+        return read(VariantReport, self.folder / REPORT)
+
+
+def variant(run: Path, precision: str, arch: str) -> Variant:
+    """The variant of a run for devices of this kind, whether it was made yet or not."""
+    return Variant(run / "variants" / f"{precision}-{arch}")
+
+
+def write(path: Path, value: Any) -> None:
+    """Write a dataclass as JSON, durably."""
+    write_durably(path, (json.dumps(dataclasses.asdict(value), indent=1) + "\n").encode())
+
+
+def read(cls: type[T], path: Path) -> T:
+    """Undo ``write``. Raises NotFoundError if the file is missing, ConfigError if it does not fit."""
+    if not path.is_file():
+        raise NotFoundError(f"run: no {path.name} in {path.parent}")
+    return decode(cls, json.loads(path.read_bytes()), str(path))

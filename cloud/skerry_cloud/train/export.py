@@ -1,0 +1,78 @@
+"""From a trained network to one ONNX file that takes raw input: prepare, network, softmax, and what is watched.
+
+The file loads on ONNX Runtime 1.23 (JetPack 6): opset 20, IR version 10. Node metadata are stripped: the exporter
+writes stack traces with paths of this machine into every node, which weigh more than a small model and tell tales.
+"""
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from skerry_cloud.workloads import Workload
+from skerry_shared.files import write_durably
+
+OPSET, IR_VERSION = 20, 10
+OUTPUTS = ("scores", "monitors")
+
+
+class Served(nn.Module):
+    """What a device runs: raw input in; probabilities (batch × labels) and monitors (batch × M) out, both float32."""
+
+    def __init__(self, network: nn.Module, workload: Workload) -> None:
+        super().__init__()
+        self.network = network
+        self._workload = workload
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Answer one batch."""
+        logits = self.network(self._workload.prepare(inputs))
+        return torch.softmax(logits, dim=1), self._workload.watch(inputs)
+
+
+def export(network: nn.Module, workload: Workload, example: Tensor, path: Path) -> None:
+    """Write the network durably as ONNX; ``example`` is a batch of two raw inputs or more, to trace with."""
+    served = Served(network, workload).eval()
+    with _quiet():
+        program = torch.onnx.export(
+            served,
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[workload.input.name],
+            output_names=list(OUTPUTS),
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            verbose=False,
+        )
+    assert program is not None  # it is None only for the old exporter
+    model = strip(program.model_proto)
+    model.ir_version = IR_VERSION
+    onnx.checker.check_model(model, full_check=True)
+    write_durably(path, model.SerializeToString(deterministic=True))
+
+
+def strip(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model without doc strings, metadata and the exporter's notes."""
+    for node in [*model.graph.node, *(node for function in model.functions for node in function.node)]:
+        node.ClearField("doc_string")
+        node.ClearField("metadata_props")
+    for value in [*model.graph.value_info, *model.graph.input, *model.graph.output, *model.graph.initializer]:
+        value.ClearField("doc_string")
+        value.ClearField("metadata_props")
+    model.graph.ClearField("metadata_props")
+    model.ClearField("metadata_props")
+    return model
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's advice to its own developers."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

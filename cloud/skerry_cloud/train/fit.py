@@ -1,0 +1,97 @@
+"""The training loop, and which examples it sees when.
+
+One seed decides everything: the first weights, the order of the examples, and with them the result, bit for bit on the
+same machine and number of threads. A retraining starts warm, from its parent's weights, and mixes what is recent with a
+replay of what the parent learned from, so that the new is learned without forgetting the old.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from skerry_cloud.workloads import Examples, Workload
+
+RECENT_SHARE = 0.5  # of a retraining's examples; repeated as often as it takes
+WEIGHT_DECAY = 1e-4
+
+Step = Callable[[int, int, float], None]  # done steps, all steps, loss
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train. ``epoch_size`` is in examples; ``learning_rate`` is the peak of the one-cycle schedule."""
+
+    epochs: int
+    epoch_size: int
+    batch_size: int
+    learning_rate: float
+    seed: int = 0
+    threads: int = 1
+
+
+def start(seed: int, threads: int) -> None:
+    """Make this process deterministic. Call it before the network is made."""
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
+    torch.manual_seed(seed)
+
+
+def fit(
+    network: nn.Module, workload: Workload, examples: Examples, recent: NDArray[np.bool_], recipe: Recipe, step: Step
+) -> None:
+    """Train the network in place. ``recent`` marks what a retraining is for; ``step`` hears of each batch."""
+    inputs, labels = torch.tensor(examples.inputs), torch.tensor(examples.labels)
+    batches = [rows for epoch in schedule(recent, recipe) for rows in _batches(epoch, recipe.batch_size)]
+    optimiser = torch.optim.AdamW(network.parameters(), recipe.learning_rate, weight_decay=WEIGHT_DECAY)
+    rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.learning_rate, total_steps=len(batches))
+    network.train()
+    for done, rows in enumerate(batches, start=1):
+        loss = workload.loss(network(workload.prepare(inputs[rows])), labels[rows])
+        optimiser.zero_grad()
+        torch.autograd.backward(loss)
+        optimiser.step()
+        rate.step()
+        step(done, len(batches), loss.item())
+    network.eval()
+
+
+def schedule(recent: NDArray[np.bool_], recipe: Recipe) -> list[NDArray[np.int64]]:
+    """Which rows each epoch takes, in order: all alike, or the recent ones as ``RECENT_SHARE`` of each epoch."""
+    random = np.random.default_rng(recipe.seed)
+    new, old = np.flatnonzero(recent), np.flatnonzero(~recent)
+    share = RECENT_SHARE * bool(len(new)) if len(old) else 1.0
+    fresh = round(recipe.epoch_size * share)
+    take_new = _endless(new, random, fresh, recipe.epochs)
+    take_old = _endless(old, random, recipe.epoch_size - fresh, recipe.epochs)
+    return [random.permutation(np.concatenate(parts)) for parts in zip(take_new, take_old, strict=True)]
+
+
+def _batches(rows: NDArray[np.int64], size: int) -> list[Tensor]:
+    """Batches of equal size; a small rest is left out, because it would make the batch statistics jump."""
+    size = min(size, len(rows))
+    return [torch.from_numpy(rows[start : start + size]) for start in range(0, len(rows) - size + 1, size)]
+
+
+def _endless(rows: NDArray[np.int64], random: np.random.Generator, size: int, epochs: int) -> NDArray[np.int64]:
+    """epochs × size of the rows, no row once more than another one before all had their turn."""
+    rounds = -(-size * epochs // max(len(rows), 1))
+    shuffled = [random.permutation(rows) for _ in range(rounds)]
+    return np.concatenate([np.empty(0, np.int64), *shuffled])[: size * epochs].reshape(epochs, size)
+
+
+def answer(
+    network: nn.Module, workload: Workload, inputs: NDArray[np.generic], batch: int = 256
+) -> NDArray[np.float32]:
+    """The network's probabilities: float32, n × labels."""
+    with torch.inference_mode():
+        parts = [_scores(network, workload, part) for part in torch.split(torch.tensor(inputs), batch)]
+    scores: NDArray[np.float32] = torch.cat(parts).numpy()
+    return scores
+
+
+def _scores(network: nn.Module, workload: Workload, inputs: Tensor) -> Tensor:
+    return torch.softmax(network(workload.prepare(inputs)), dim=1)

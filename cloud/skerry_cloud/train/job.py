@@ -1,0 +1,153 @@
+"""Training as a process: ``python -m skerry_cloud.train.job SPEC.json``. Fills a run folder, see ``runs``."""
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from skerry_cloud import datasets, job, runs, workloads
+from skerry_cloud.adapters.onnx_model import OnnxModel
+from skerry_cloud.datasets import RECENT, REFERENCE, TEST, TRAIN, DatasetVersion, Rows
+from skerry_cloud.job import Progress, Report
+from skerry_cloud.train import fit
+from skerry_cloud.train.export import export
+from skerry_cloud.workloads import Workload
+from skerry_shared.errors import ModelError
+
+MAX_PARITY = 1e-4  # between PyTorch and the export; some 5e-6 is usual, and a wrong operator is far above
+PARITY_INPUTS = 256
+WARM_RATE = 0.5  # of the peak learning rate, from a parent's weights: less would be slow, more would forget
+
+
+@dataclass(frozen=True)
+class TrainSpec:
+    """What to train. None takes the workload's own value; a retraining's epochs are half of it.
+
+    ``folder`` is where a workload given as a path is looked for, ``datasets`` holds the versions, ``run`` is filled,
+    ``parent`` is the run folder to start warm from.
+    """
+
+    workload: str
+    folder: Path
+    datasets: Path
+    dataset: int
+    run: Path
+    parent: Path | None = None
+    epochs: int | None = None
+    train_size: int | None = None
+    seed: int = 0
+    threads: int = 1
+
+
+def work(spec: TrainSpec, report: Report) -> None:
+    """Train, evaluate on held-out rows, export, compare the export with PyTorch, and write the metrics last."""
+    workload = workloads.load(spec.workload, spec.folder)
+    report(Progress("data", 0, 1))
+    version = datasets.open_version(spec.datasets, spec.dataset)
+    rows = version.read()
+    report(Progress("data", 1, 1, f"version {spec.dataset}, {len(rows)} examples"))
+    fit.start(spec.seed, spec.threads)
+    network = _network(workload, spec.parent)
+    recipe = _recipe(spec, workload, int((rows.split == TRAIN).sum()))
+    seconds = _train(network, workload, version, rows.of(TRAIN), recipe, report)
+    spec.run.mkdir(parents=True, exist_ok=True)
+    torch.save(network.state_dict(), spec.run / runs.WEIGHTS)
+    report(Progress("export", 0, 1))
+    test = rows.of(TEST)
+    export(network, workload, torch.tensor(test.examples.inputs[:2]), spec.run / runs.MODEL)
+    parity = _parity(network, workload, spec.run / runs.MODEL, test.examples.inputs[:PARITY_INPUTS])
+    report(Progress("export", 1, 1, f"parity {parity:.1e}"))
+    metrics = _metrics(
+        workload, version, test, fit.answer(network, workload, test.examples.inputs), network, recipe, seconds, parity
+    )
+    runs.write(spec.run / runs.METRICS, metrics)
+    report(Progress("evaluate", 1, 1, f"accuracy {metrics.overall['accuracy']:.4f} on {len(test)} held-out examples"))
+
+
+def _network(workload: Workload, parent: Path | None) -> nn.Module:
+    network = workload.model()
+    if parent:
+        try:
+            network.load_state_dict(torch.load(parent / runs.WEIGHTS, weights_only=True))
+        except (OSError, RuntimeError) as error:
+            raise ModelError(f"{workload.name}: cannot start from the weights of {parent}: {error}") from None
+    return network
+
+
+def _recipe(spec: TrainSpec, workload: Workload, available: int) -> fit.Recipe:
+    warm = spec.parent is not None
+    size = workload.train_size if spec.train_size is None else spec.train_size
+    return fit.Recipe(
+        epochs=spec.epochs or (-(-workload.epochs // 2) if warm else workload.epochs),
+        epoch_size=min(size or available, available),
+        batch_size=workload.batch_size,
+        learning_rate=workload.learning_rate * (WARM_RATE if warm else 1),
+        seed=spec.seed,
+        threads=spec.threads,
+    )
+
+
+def _train(
+    network: nn.Module, workload: Workload, version: DatasetVersion, rows: Rows, recipe: fit.Recipe, report: Report
+) -> float:
+    """Train, reporting whole percents. Returns the seconds that it took."""
+
+    def step(done: int, total: int, loss: float) -> None:
+        if done * 100 // total > (done - 1) * 100 // total:
+            report(Progress("train", done, total, f"loss {loss:.3f}"))
+
+    start = time.perf_counter()
+    fit.fit(network, workload, rows.examples, version.recent(rows), recipe, step)
+    return time.perf_counter() - start
+
+
+def _parity(network: nn.Module, workload: Workload, model: Path, inputs: NDArray[np.generic]) -> float:
+    difference = np.abs(OnnxModel(model).run(inputs).scores - fit.answer(network, workload, inputs))
+    parity = float(difference.max())
+    if not parity <= MAX_PARITY:  # a NaN is no parity either
+        raise ModelError(
+            f"{workload.name}: the export's scores differ from PyTorch's by {parity:.2g}, over {MAX_PARITY}"
+        )
+    return parity
+
+
+def _metrics(
+    workload: Workload,
+    version: DatasetVersion,
+    test: Rows,
+    scores: NDArray[np.float32],
+    network: nn.Module,
+    recipe: fit.Recipe,
+    seconds: float,
+    parity: float,
+) -> runs.Metrics:
+    labels, recent = test.examples.labels, version.recent(test)
+
+    def of(mask: NDArray[np.bool_]) -> dict[str, float]:
+        return workload.metrics(scores[mask], labels[mask])
+
+    right = scores.argmax(axis=1) == labels
+    masks = {REFERENCE: ~recent, RECENT: recent}
+    return runs.Metrics(
+        workload=workload.name,
+        dataset=version.info.version,
+        dataset_sha256=version.info.sha256,
+        epochs=recipe.epochs,
+        epoch_size=recipe.epoch_size,
+        parameters=sum(weights.numel() for weights in network.parameters()),
+        seconds=seconds,
+        parity=parity,
+        overall=workload.metrics(scores, labels),
+        groups={group: of(mask) for group, mask in masks.items() if mask.any()},
+        sources={str(source): of(test.source == source) for source in np.unique(test.source)},
+        recall={workload.labels[label]: float(right[labels == label].mean()) for label in np.unique(labels)},
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(job.main(TrainSpec, work))
