@@ -1,13 +1,16 @@
 """The folder of a run: what training leaves for compression, and compression for release.
 
-model.pt                            the trained weights
-model.onnx                          raw input in; scores and monitors out; float32
-metrics.json                        ``Metrics``
-variants/<precision>-<arch>/        one for each kind of device: ``Variant``
-    model.onnx
-    golden/in/<input>.npy           known inputs
-    golden/out/<output>.npy         what this very file answers to them
-    report.json                     ``VariantReport``
+    model.pt                       the trained weights
+    model.onnx                     raw input in; scores and monitors out; float32
+    workload.json                  ``Declared``, so that a release needs none of the workload's code
+    metrics.json                   ``Metrics``
+    variants/<precision>-<arch>/   one for each kind of device: ``Variant``
+        model.onnx
+        golden/in/<input>.npy      known inputs
+        golden/out/<output>.npy    what this very file answers to them
+        report.json                ``VariantReport``
+
+A job writes its JSON file last: where that is, the rest is whole.
 """
 
 import dataclasses
@@ -19,29 +22,47 @@ from typing import Any, TypeVar
 from skerry_shared.config import decode
 from skerry_shared.errors import NotFoundError
 from skerry_shared.files import write_durably
-from skerry_shared.release import Channel
+from skerry_shared.release import Channel, TensorSpec
 
-WEIGHTS, MODEL, METRICS, REPORT = "model.pt", "model.onnx", "metrics.json", "report.json"
+WEIGHTS, MODEL = "model.pt", "model.onnx"
+DECLARED, METRICS, REPORT = "workload.json", "metrics.json", "report.json"
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Metrics:
-    """How training went. ``seconds`` of the loop; ``parity`` = largest difference of a score, export against PyTorch.
+class Declared:
+    """What the workload said about itself when the run was trained; see ``Workload``."""
 
-    The metrics are the workload's, on the test split: of all of it, by group (reference, recent), by source; ``recall``
-    is by label. A group, source or label without test rows is left out.
-    """
+    name: str
+    owner: str
+    labels: tuple[str, ...]
+    input: TensorSpec
+    monitors: tuple[str, ...]
 
-    workload: str
-    dataset: int
-    dataset_sha256: str
+
+@dataclass(frozen=True)
+class Training:
+    """How training went. ``seconds`` of its loop; ``parity``: largest difference of a score, export against PyTorch."""
+
     epochs: int
     epoch_size: int
     parameters: int
     seconds: float
     parity: float
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """How good a model is: the workload's metrics on the test split, of all of it and by group and source.
+
+    Groups are reference and recent; ``recall`` is by label. What has no test rows is left out.
+    """
+
+    workload: str
+    dataset: int
+    dataset_sha256: str
+    training: Training
     overall: dict[str, float]
     groups: dict[str, dict[str, float]]
     sources: dict[str, dict[str, float]]

@@ -5,32 +5,33 @@ from pathlib import Path
 import numpy as np
 
 from skerry_cloud import runs
-from skerry_cloud.workloads import Workload
+from skerry_cloud.runs import Declared
 from skerry_shared import bundle
 from skerry_shared.bundle import Golden, Tensors
 from skerry_shared.errors import GateError, NotFoundError
 from skerry_shared.release import ANY, Lineage, Manifest, Measured, Target, TensorSpec
 
 
-def package(run: Path, target: Target, workload: Workload, release: int, lineage: Lineage) -> bytes:
-    """The bundle of this run for this target: the same arguments give the same bytes.
+def package(run: Path, target: Target, workload: str, release: int, lineage: Lineage) -> bytes:
+    """The bundle of this run for this target, as a release of ``workload``: the same arguments give the same bytes.
 
     Raises NotFoundError if the run has no variant for such a device, GateError if its model needs more memory than
     the target has.
     """
     variant = runs.variant(run, target.precision, target.arch)
     report = variant.report()
+    declared = runs.read(Declared, run / runs.DECLARED)
     model = variant.model.read_bytes()
     if len(model) > target.memory_bytes:
         raise GateError(f"{target.profile}: model has {len(model)} bytes, the profile allows {target.memory_bytes}")
     golden = Golden(_arrays(variant.golden("in")), _arrays(variant.golden("out")))
     manifest = Manifest(
-        workload=workload.name,
+        workload=workload,
         release=release,
-        owner=workload.owner,
-        labels=workload.labels,
-        inputs=(workload.input,),
-        outputs=outputs(workload),
+        owner=declared.owner,
+        labels=declared.labels,
+        inputs=(declared.input,),
+        outputs=outputs(declared),
         target=target,
         measured=Measured(report.model_bytes, report.latency_ms, report.accuracy, report.parity),
         lineage=lineage,
@@ -41,11 +42,11 @@ def package(run: Path, target: Target, workload: Workload, release: int, lineage
     return bundle.pack(manifest, model, golden)
 
 
-def outputs(workload: Workload) -> tuple[TensorSpec, ...]:
-    """What every model of a workload answers."""
+def outputs(declared: Declared) -> tuple[TensorSpec, ...]:
+    """What every model of such a workload answers."""
     return (
-        TensorSpec("scores", "float32", (ANY, len(workload.labels))),
-        TensorSpec("monitors", "float32", (ANY, len(workload.monitors))),
+        TensorSpec("scores", "float32", (ANY, len(declared.labels))),
+        TensorSpec("monitors", "float32", (ANY, len(declared.monitors))),
     )
 
 

@@ -45,28 +45,47 @@ class TrainSpec:
 
 
 def work(spec: TrainSpec, report: Report) -> None:
-    """Train, evaluate on held-out rows, export, compare the export with PyTorch, and write the metrics last."""
+    """Train, export, compare the export with PyTorch, evaluate on held-out rows, and write the metrics last."""
     workload = workloads.load(spec.workload, spec.folder)
     report(Progress("data", 0, 1))
     version = datasets.open_version(spec.datasets, spec.dataset)
     rows = version.read()
+    test = rows.of(TEST)
     report(Progress("data", 1, 1, f"version {spec.dataset}, {len(rows)} examples"))
     fit.start(spec.seed, spec.threads)
     network = _network(workload, spec.parent)
-    recipe = _recipe(spec, workload, int((rows.split == TRAIN).sum()))
+    recipe = _recipe(spec, workload, version.info.counts[TRAIN])
     seconds = _train(network, workload, version, rows.of(TRAIN), recipe, report)
-    spec.run.mkdir(parents=True, exist_ok=True)
-    torch.save(network.state_dict(), spec.run / runs.WEIGHTS)
-    report(Progress("export", 0, 1))
-    test = rows.of(TEST)
-    export(network, workload, torch.tensor(test.examples.inputs[:2]), spec.run / runs.MODEL)
-    parity = _parity(network, workload, spec.run / runs.MODEL, test.examples.inputs[:PARITY_INPUTS])
-    report(Progress("export", 1, 1, f"parity {parity:.1e}"))
-    metrics = _metrics(
-        workload, version, test, fit.answer(network, workload, test.examples.inputs), network, recipe, seconds, parity
-    )
+    parity = _save(network, workload, spec.run, test, report)
+    scores = fit.answer(network, workload, test.examples.inputs)
+    parameters = sum(weights.numel() for weights in network.parameters())
+    training = runs.Training(recipe.epochs, recipe.epoch_size, parameters, seconds, parity)
+    metrics = evaluate(workload, version, test, scores, training)
     runs.write(spec.run / runs.METRICS, metrics)
     report(Progress("evaluate", 1, 1, f"accuracy {metrics.overall['accuracy']:.4f} on {len(test)} held-out examples"))
+
+
+def evaluate(
+    workload: Workload, version: DatasetVersion, test: Rows, scores: NDArray[np.float32], training: runs.Training
+) -> runs.Metrics:
+    """The workload's metrics of ``scores`` (n × labels) on test rows: overall, by group, by source, by label."""
+    labels, recent = test.examples.labels, version.recent(test)
+
+    def of(mask: NDArray[np.bool_]) -> dict[str, float]:
+        return workload.metrics(scores[mask], labels[mask])
+
+    right = scores.argmax(axis=1) == labels
+    masks = {REFERENCE: ~recent, RECENT: recent}
+    return runs.Metrics(
+        workload=workload.name,
+        dataset=version.info.version,
+        dataset_sha256=version.info.sha256,
+        training=training,
+        overall=workload.metrics(scores, labels),
+        groups={group: of(mask) for group, mask in masks.items() if mask.any()},
+        sources={str(source): of(test.source == source) for source in np.unique(test.source)},
+        recall={workload.labels[label]: float(right[labels == label].mean()) for label in np.unique(labels)},
+    )
 
 
 def _network(workload: Workload, parent: Path | None) -> nn.Module:
@@ -106,6 +125,19 @@ def _train(
     return time.perf_counter() - start
 
 
+def _save(network: nn.Module, workload: Workload, run: Path, test: Rows, report: Report) -> float:
+    """Write the weights, what the workload declares, and the export. Returns the export's parity."""
+    report(Progress("export", 0, 1))
+    run.mkdir(parents=True, exist_ok=True)
+    torch.save(network.state_dict(), run / runs.WEIGHTS)
+    declared = runs.Declared(workload.name, workload.owner, workload.labels, workload.input, workload.monitors)
+    runs.write(run / runs.DECLARED, declared)
+    export(network, workload, torch.tensor(test.examples.inputs[:2]), run / runs.MODEL)
+    parity = _parity(network, workload, run / runs.MODEL, test.examples.inputs[:PARITY_INPUTS])
+    report(Progress("export", 1, 1, f"parity {parity:.1e}"))
+    return parity
+
+
 def _parity(network: nn.Module, workload: Workload, model: Path, inputs: NDArray[np.generic]) -> float:
     difference = np.abs(OnnxModel(model).run(inputs).scores - fit.answer(network, workload, inputs))
     parity = float(difference.max())
@@ -114,39 +146,6 @@ def _parity(network: nn.Module, workload: Workload, model: Path, inputs: NDArray
             f"{workload.name}: the export's scores differ from PyTorch's by {parity:.2g}, over {MAX_PARITY}"
         )
     return parity
-
-
-def _metrics(
-    workload: Workload,
-    version: DatasetVersion,
-    test: Rows,
-    scores: NDArray[np.float32],
-    network: nn.Module,
-    recipe: fit.Recipe,
-    seconds: float,
-    parity: float,
-) -> runs.Metrics:
-    labels, recent = test.examples.labels, version.recent(test)
-
-    def of(mask: NDArray[np.bool_]) -> dict[str, float]:
-        return workload.metrics(scores[mask], labels[mask])
-
-    right = scores.argmax(axis=1) == labels
-    masks = {REFERENCE: ~recent, RECENT: recent}
-    return runs.Metrics(
-        workload=workload.name,
-        dataset=version.info.version,
-        dataset_sha256=version.info.sha256,
-        epochs=recipe.epochs,
-        epoch_size=recipe.epoch_size,
-        parameters=sum(weights.numel() for weights in network.parameters()),
-        seconds=seconds,
-        parity=parity,
-        overall=workload.metrics(scores, labels),
-        groups={group: of(mask) for group, mask in masks.items() if mask.any()},
-        sources={str(source): of(test.source == source) for source in np.unique(test.source)},
-        recall={workload.labels[label]: float(right[labels == label].mean()) for label in np.unique(labels)},
-    )
 
 
 if __name__ == "__main__":
