@@ -117,6 +117,21 @@ class Folders:
         return self.root / "state"
 
     @property
+    def active(self) -> Path:
+        """The pointer: which slot serves."""
+        return self.state / "active"
+
+    @property
+    def update(self) -> Path:
+        """The last assignment and how far it came."""
+        return self.state / "update"
+
+    @property
+    def events(self) -> Path:
+        """The last events, for `skerry-agent status`."""
+        return self.state / "events"
+
+    @property
     def spool(self) -> Path:
         """Sealed telemetry that the cloud has not acknowledged."""
         return self.root / "spool"

@@ -12,22 +12,19 @@ import binascii
 import json
 import shutil
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
-import urllib3
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
 from skerry_edge.config import Folders
+from skerry_edge.https import request, trusting
 from skerry_shared import config, identity
-from skerry_shared.errors import InputError, LinkError, StateError, TrustError, UsageError
+from skerry_shared.errors import LinkError, StateError, TrustError, UsageError
 from skerry_shared.files import sync_folder, write_durably
 from skerry_shared.sealing import PUBLIC_BYTES
 from skerry_shared.signing import load_public
-
-MAX_REPLY = 1 << 20  # bytes; a reply holds two certificates, two keys and a root of a few kB
-TIMEOUT = urllib3.Timeout(connect=10.0, read=30.0)  # seconds; the cloud signs within milliseconds
 
 
 @dataclass(frozen=True)
@@ -43,10 +40,14 @@ class Enrolment:
     repository: str  # URL
     gateway: str  # "host:port"
     mqtt: str | None  # "host:port"
+    profile: str  # as the operator announced the device
 
 
-def enroll(folder: Path, url: str, token: str, name: str, profile: str) -> Enrolment:
-    """Make ``folder`` the device ``name``. Raises UsageError, StateError, TrustError or LinkError."""
+def enroll(folder: Path, url: str, token: str, name: str, profile: str = "") -> Enrolment:
+    """Make ``folder`` the device ``name``; ``profile`` is the announced one unless given, and must equal it.
+
+    Raises UsageError, StateError, TrustError or LinkError.
+    """
     identity.check_name("device", name)
     pinned, folders = identity.Token.parse(token), Folders(folder)
     if folders.config.exists():
@@ -57,7 +58,7 @@ def enroll(folder: Path, url: str, token: str, name: str, profile: str) -> Enrol
     body = {"secret": pinned.secret, "csr": csr, "name": name, "profile": profile}
     reply = _ask(url, authority, body)
     _check(reply, name, key)
-    _install(folders, reply, authority, key, profile)
+    _install(folders, reply, authority, key)
     return reply
 
 
@@ -65,7 +66,7 @@ def fetch_authority(url: str, token: identity.Token) -> bytes:
     """The authority's certificate in PEM, proven by the token's fingerprint. Raises TrustError or LinkError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # the fingerprint is the proof, not the link
-    status, pem = _request(context, "GET", f"{url.rstrip('/')}/v1/authority")
+    status, pem = request(context, "GET", f"{url.rstrip('/')}/v1/authority")
     if status != 200:
         raise LinkError(f"{url}: answers {status}; is it the address of a skerry-cloud?")
     try:
@@ -78,42 +79,18 @@ def fetch_authority(url: str, token: identity.Token) -> bytes:
 
 
 def _ask(url: str, authority: bytes, body: dict[str, str]) -> Enrolment:
-    status, reply = _request(trusting(authority), "POST", f"{url.rstrip('/')}/v1/enroll", json.dumps(body).encode())
+    status, reply = request(trusting(authority), "POST", f"{url.rstrip('/')}/v1/enroll", json.dumps(body).encode())
     try:
         document = json.loads(reply)
         if status == 200:
-            return config.decode(Enrolment, document, "enrolment reply")
+            known = {field.name: document[field.name] for field in fields(Enrolment)}  # a newer cloud may say more
+            return config.decode(Enrolment, known, "enrolment reply")
         reason = str(document["error"])
     except (ValueError, KeyError, TypeError):
         raise LinkError(f"{url}: answers {status} without a reason; is it a skerry-cloud?") from None
-    if status == 403:
+    if status == 403:  # the token
         raise TrustError(f"enrolment refused: {reason}")
     raise UsageError(f"enrolment refused: {reason}")
-
-
-def trusting(authority: bytes) -> ssl.SSLContext:
-    """A context for clients that trusts one authority (PEM) and nobody else."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.load_verify_locations(cadata=authority.decode())
-    return context
-
-
-def _request(context: ssl.SSLContext, method: str, url: str, body: bytes | None = None) -> tuple[int, bytes]:
-    if not url.startswith("https://"):
-        raise UsageError(f"{url}: only https:// can be trusted")
-    try:
-        with urllib3.PoolManager(ssl_context=context, retries=False, timeout=TIMEOUT) as pool:
-            response = pool.request(method, url, body=body, preload_content=False, redirect=False)
-            content = response.read(MAX_REPLY + 1)
-            response.release_conn()
-    except urllib3.exceptions.SSLError as error:
-        raise TrustError(f"{url}: {error}") from None
-    except urllib3.exceptions.HTTPError as error:
-        raise LinkError(f"{url}: {error}") from None
-    if len(content) > MAX_REPLY:
-        raise InputError(f"{url}: sends more than {MAX_REPLY} bytes")
-    return response.status, content
 
 
 def _check(reply: Enrolment, name: str, key: EllipticCurvePrivateKey) -> None:
@@ -129,7 +106,7 @@ def _check(reply: Enrolment, name: str, key: EllipticCurvePrivateKey) -> None:
         raise TrustError(f"enrolment reply: the ingest key has {len(ingest)} bytes, not {PUBLIC_BYTES}")
 
 
-def _install(folders: Folders, reply: Enrolment, authority: bytes, key: EllipticCurvePrivateKey, profile: str) -> None:
+def _install(folders: Folders, reply: Enrolment, authority: bytes, key: EllipticCurvePrivateKey) -> None:
     created = not folders.root.exists()
     try:
         folders.identity.mkdir(parents=True, mode=0o700, exist_ok=True)
@@ -140,15 +117,15 @@ def _install(folders: Folders, reply: Enrolment, authority: bytes, key: Elliptic
         write_durably(folders.ingest, base64.b64decode(reply.ingest))
         write_durably(folders.trust_root, reply.root.encode())
         sync_folder(folders.root)
-        write_durably(folders.config, _toml(reply, profile).encode())
+        write_durably(folders.config, _toml(reply).encode())
     except BaseException:
         shutil.rmtree(folders.root if created else folders.identity, ignore_errors=True)
         raise
 
 
-def _toml(reply: Enrolment, profile: str) -> str:
+def _toml(reply: Enrolment) -> str:
     transports = ["mqtt", "grpc"] if reply.mqtt else ["grpc"]
-    values = {"fleet": reply.fleet, "device": reply.device, "profile": profile, "repository": reply.repository}
+    values = {"fleet": reply.fleet, "device": reply.device, "profile": reply.profile, "repository": reply.repository}
     values |= {"gateway": reply.gateway, "mqtt": reply.mqtt or ""}
     lines = [f"{key} = {json.dumps(value)}" for key, value in values.items()]  # a JSON string is a TOML string too
     return "\n".join([*lines, f"transports = {json.dumps(transports)}  # in order of preference", ""])

@@ -13,8 +13,9 @@ from onnxruntime.capi import onnxruntime_pybind11_state as native
 from skerry_shared.errors import ModelError
 from skerry_shared.ports.runtime import Tensors
 
-ERRORS: tuple[type[Exception], ...] = tuple(
-    kind for kind in vars(native).values() if isinstance(kind, type) and issubclass(kind, Exception)
+ERRORS: tuple[type[Exception], ...] = (
+    *(kind for kind in vars(native).values() if isinstance(kind, type) and issubclass(kind, Exception)),
+    *(ValueError, RuntimeError, TypeError),  # from its Python part
 )  # they share no base of their own
 WARNINGS_OFF = 3  # severity "error": a device's log is no place for graph optimiser remarks
 
@@ -49,5 +50,5 @@ class OnnxRuntime:
 def _mapped(what: str) -> Iterator[None]:
     try:
         yield
-    except (*ERRORS, ValueError, RuntimeError, TypeError) as error:
+    except ERRORS as error:
         raise ModelError(f"model {what}: {error}") from None

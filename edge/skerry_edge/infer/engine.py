@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from skerry_shared.errors import InputError, StateError
+from skerry_shared.errors import InputError, ModelError, StateError
 from skerry_shared.ports.runtime import Model, Tensors
 from skerry_shared.release import ANY, Manifest, TensorSpec
 
@@ -25,6 +25,7 @@ class Active:
     manifest: Manifest
     model: Model
     observe: Observe
+    failed: Callable[[], None] = lambda: None  # the model could not answer a request that fits its manifest
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,19 @@ class Engine:
         if active is None:
             raise StateError("no model is installed yet")
         examples = check(active.manifest.inputs, inputs)
-        outputs = active.model.run(inputs)
+        outputs = _run(active, inputs)
         prediction_id = secrets.token_hex(12)
         ids = example_ids(prediction_id, examples)
         active.observe(ids, inputs, outputs)
         return Prediction(active.manifest, prediction_id, ids, outputs)
+
+
+def _run(active: Active, inputs: Tensors) -> Tensors:
+    try:
+        return active.model.run(inputs)
+    except ModelError:
+        active.failed()
+        raise
 
 
 def example_ids(prediction_id: str, examples: int) -> tuple[str, ...]:

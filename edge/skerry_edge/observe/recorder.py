@@ -1,24 +1,27 @@
 """What one model saw and said, counted into windows and sampled.
 
 Every answer is counted: the values of its channels (see ``skerry_shared.sketch``) fall into the bins of the bundle's
-baseline, and a window of time gives one row a channel. A share of the answers is sampled, each with the same known probability.
+baseline, and a window of time gives one row a channel. A share of the answers is sampled, each with the same known
+probability.
 
-On the hot path an answer costs a lock and an append; the arithmetic is done for many answers at once, and encoding
-and the sink are called outside the lock. What is observed after ``close`` (a request was in flight) is passed on at once.
+On the hot path an answer costs a lock and an append: the arithmetic is done for many answers at once, and ``tick``
+encodes and calls the sink, which may wait for a disk. Only where samples outrun ``tick`` does their own thread pay.
+What is observed after ``close`` (a request was in flight) is passed on at once.
 """
 
 import random
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from skerry_edge.observe.arrow import encode
+from skerry_edge.observe.arrow import decode, encode
 from skerry_shared import sketch, telemetry
+from skerry_shared.errors import InputError
 from skerry_shared.ports.runtime import Tensors
-from skerry_shared.release import Manifest
+from skerry_shared.release import Manifest, TensorSpec
 
 Sink = Callable[[str, bytes], None]  # (table, packed rows); thread-safe, quick
 Rows = dict[str, list[Any]]
@@ -26,6 +29,7 @@ Rows = dict[str, list[Any]]
 FOLD = 256  # examples counted at a time: 35-88 ns a value in batches, several µs one by one
 SAMPLES = 64  # samples sent together; more would only wait in memory
 SAMPLE_BYTES = 1 << 20  # of their inputs; keeps a batch far below telemetry.MAX_BATCH
+FULL = 8  # batches of samples that may wait for tick
 SAMPLES_S = 5.0  # seconds that a sample may wait: proving a new model looks at samples
 
 
@@ -46,6 +50,7 @@ class Recorder:
         self._waiting = 0  # examples in _pending
         self._counts = self._zero()
         self._samples, self._sample_bytes = _empty("samples"), 0
+        self._full: list[Rows] = []  # batches of samples
 
     def observe(self, ids: Sequence[str], inputs: Tensors, outputs: Tensors) -> None:
         """Take in a batch of answers; all arrays are examples first."""
@@ -55,11 +60,12 @@ class Recorder:
             self._waiting += len(ids)
             if self._waiting >= FOLD:
                 self._fold()
-            ready = [*self._sample(now, ids, inputs, outputs["scores"]), *self._due(now)]
+            self._sample(now, ids, inputs, outputs["scores"])
+            ready = self._due(now) if self._closed or len(self._full) >= FULL else []
         self._emit(ready)
 
     def tick(self) -> None:
-        """Pass on what is due although no traffic comes. Call it about once a second."""
+        """Pass on what is due. Call it about once a second, in a thread that may wait for the sink."""
         with self._lock:
             ready = self._due(self._clock())
         self._emit(ready)
@@ -73,11 +79,12 @@ class Recorder:
 
     def _due(self, now: float) -> list[tuple[str, Rows]]:
         """Take out the rows whose time has come. Holds the lock."""
-        ready = []
+        if self._closed or now - self._sampled >= SAMPLES_S:
+            self._finish_samples(now)
+        ready = [("samples", rows) for rows in self._full]
+        self._full = []
         if self._closed or now - self._opened >= self._window_s:
             ready.append(("windows", self._take_windows(now)))
-        if self._closed or now - self._sampled >= SAMPLES_S:
-            ready.append(("samples", self._take_samples(now)))
         return ready
 
     def _emit(self, ready: list[tuple[str, Rows]]) -> None:
@@ -104,10 +111,9 @@ class Recorder:
             self._counts[i] += sketch.count(values[:, i], edges)
         self._pending, self._waiting = [], 0
 
-    def _sample(self, now: float, ids: Sequence[str], inputs: Tensors, scores: NDArray[Any]) -> list[tuple[str, Rows]]:
-        """Draw from a batch of answers; gives back the rows of the batches that became full."""
-        full, model = [], (self._manifest.workload, self._manifest.release)
+    def _sample(self, now: float, ids: Sequence[str], inputs: Tensors, scores: NDArray[Any]) -> None:
         (tensor,) = inputs.values()
+        model = (self._manifest.workload, self._manifest.release)
         for i, name in enumerate(ids):
             if self._draw() >= self._rate:
                 continue
@@ -115,16 +121,32 @@ class Recorder:
             _append(self._samples, (*model, now, name, raw, scores[i].astype(np.float32).tobytes(), self._rate))
             self._sample_bytes += len(raw)
             if len(self._samples["time"]) >= SAMPLES or self._sample_bytes >= SAMPLE_BYTES:
-                full.append(("samples", self._take_samples(now)))
-        return full
+                self._finish_samples(now)
 
-    def _take_samples(self, now: float) -> Rows:
-        rows, self._samples = self._samples, _empty("samples")
-        self._sampled, self._sample_bytes = now, 0
-        return rows
+    def _finish_samples(self, now: float) -> None:
+        self._full.append(self._samples)
+        self._samples, self._sampled, self._sample_bytes = _empty("samples"), now, 0
 
     def _zero(self) -> list[NDArray[np.int64]]:
         return [np.zeros(len(edges) + 2, dtype=np.int64) for edges in self._edges]
+
+
+def read_samples(manifest: Manifest, payload: bytes) -> Iterator[tuple[Tensors, NDArray[np.float32]]]:
+    """Input (a batch of one) and scores of each sample of this model in a packed batch. Raises InputError."""
+    rows = decode("samples", telemetry.unpack(payload))
+    (spec,), model = manifest.inputs, (manifest.workload, manifest.release)
+    for workload, release, raw, answer in zip(
+        rows["workload"], rows["release"], rows["input"], rows["scores"], strict=True
+    ):
+        if (workload, release) == model:
+            yield _tensors(spec, raw), np.frombuffer(answer, np.float32)
+
+
+def _tensors(spec: TensorSpec, raw: bytes) -> Tensors:
+    try:
+        return {spec.name: np.frombuffer(raw, spec.dtype).reshape(1, *spec.shape[1:])}
+    except ValueError as error:
+        raise InputError(f"samples: input is no {spec.dtype} {list(spec.shape[1:])}: {error}") from None
 
 
 def label_rows(time: float, prediction_id: str, label: str) -> bytes:

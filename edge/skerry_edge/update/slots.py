@@ -1,9 +1,9 @@
 """Two slots, a and b, and one pointer that says which of them serves.
 
 The pointer, state/active, is one small file that is replaced atomically: that is the switch, and writing the
-predecessor back is the undo. The other slot is spare: whatever lies in it, a half-written bundle too, may be thrown away.
-Order of writes, each durable before the next: the pointer forgets the predecessor, the spare slot is emptied and filled,
-its mark is written, the pointer moves.
+predecessor back is the undo. The other slot is spare: whatever lies in it, a half-written bundle too, may be thrown
+away. Order of writes, each durable before the next: the pointer forgets the predecessor, the spare slot is emptied and
+filled, its mark is written, the pointer moves.
 """
 
 import json

@@ -1,0 +1,221 @@
+"""The daemon: constructs the flows, connects them, and stops them in order. Decides nothing itself.
+
+uplink ── assignments ──▶ update ── the proven model ──▶ engine ◀── requests ── serve
+   ▲                        │ events                       │ answers              │ reports of applications
+   └──────── outbox ◀───────┴───────── recorder ◀──────────┴──────────────────────┘
+"""
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+
+from skerry_edge.adapters.repository_tuf import Repository
+from skerry_edge.config import AgentConfig, Folders, load
+from skerry_edge.infer.engine import Active, Engine
+from skerry_edge.infer.models import load_model
+from skerry_edge.locking import locked
+from skerry_edge.machine import this_machine, versions
+from skerry_edge.observe.events import EventLog
+from skerry_edge.observe.outbox import Outbox
+from skerry_edge.observe.recorder import Recorder, label_rows, read_samples
+from skerry_edge.observe.spool import Spool
+from skerry_edge.observe.uplink import Uplink
+from skerry_edge.serve import local, oip
+from skerry_edge.update.flow import Live, Transition, UpdateFlow, World
+from skerry_edge.update.plan import Device
+from skerry_edge.update.slots import Slots
+from skerry_edge.update.state import StateFile
+from skerry_edge.update.worker import Worker
+from skerry_shared.errors import ConfigError
+from skerry_shared.files import write_durably
+from skerry_shared.identity import load_key
+from skerry_shared.ports.carrier import TlsFiles, Transport
+from skerry_shared.sealing import Sealer
+from skerry_shared.signing import load_public
+
+log = logging.getLogger(__name__)
+
+TICK_S = 1.0  # how late a window or a sample may be
+GRACE_S = 2.0  # that requests in flight get at the end
+THREADS = 8  # of each server; the runtime releases the GIL, more only wait for a core
+
+
+class Agent:
+    """One device's daemon. Construct it with the folder locked, then ``run`` once."""
+
+    def __init__(self, folders: Folders, config: AgentConfig) -> None:
+        """Opens the folder's state and spool; nothing runs yet."""
+        self._folders, self._config = folders, config
+        self._spool = Spool(folders.spool, config.spool_mb << 20)
+        self._outbox = Outbox(self._spool, _sealer(folders, config))
+        self._events = EventLog(folders.events, self._outbox.put)
+        self._engine, self._recorder = Engine(), None
+        flow = UpdateFlow(self._world(), Slots(folders.slots, folders.active), StateFile(folders.update))
+        self._worker = Worker(flow)
+        self._uplink = Uplink(self._outbox, _transports(folders, config), self._worker.desire)
+
+    _recorder: Recorder | None
+
+    async def run(self) -> None:
+        """Until SIGTERM or SIGINT; what was recorded is in the spool when this returns."""
+        stopping = _on_signals()
+        servers = self._serve()
+        self._tell("", "started")
+        work = [
+            asyncio.create_task(stopping.wait()),
+            asyncio.create_task(asyncio.to_thread(self._worker.run)),
+            asyncio.create_task(self._tick()),
+            asyncio.create_task(self._uplink.run()),
+        ]
+        try:
+            ended, _ = await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await asyncio.to_thread(self._stop, servers)
+            for task in work:
+                task.cancel()
+            await asyncio.gather(*work, return_exceptions=True)
+        for task in ended:
+            task.result()  # what ended by an error ends the agent, and whoever started it starts it again
+
+    def _stop(self, servers: Sequence[grpc.Server]) -> None:
+        for stopped in [server.stop(GRACE_S) for server in servers]:
+            stopped.wait()
+        self._worker.close()
+        if self._recorder:
+            self._recorder.close()
+        self._tell("started", "stopped")
+        self._spool.close()
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            if recorder := self._recorder:
+                await asyncio.to_thread(recorder.tick)
+
+    def _world(self) -> World:
+        folders, config = self._folders, self._config
+        return World(
+            device=_device(config),
+            director=load_public(folders.director.read_bytes()),
+            repository=Repository(config.repository, folders.authority, folders.trust_root, folders.tuf, time.time),
+            load=lambda bundle: load_model(bundle, config.threads),
+            serve=self._activate,
+            report=self._report,
+            clock=time.time,
+            timer=time.monotonic,
+            health=config.health,
+        )
+
+    def _activate(self, live: Live | None) -> None:
+        """Let this model answer and be recorded from now on."""
+        before, self._recorder = self._recorder, None
+        if live is None:
+            self._engine.swap(None)
+        else:
+            manifest, config = live.bundle.manifest, self._config
+            recorder = Recorder(manifest, self._sink, config.window_s, config.sample_rate, time.time)
+            failed = lambda: self._worker.failed(manifest.release)  # noqa: E731
+            self._engine.swap(Active(manifest, live.model, recorder.observe, failed))
+            self._recorder = recorder
+            log.info("serving %s release %d", manifest.workload, manifest.release)
+        if before:
+            before.close()
+
+    def _sink(self, table: str, payload: bytes) -> None:
+        """Pass a batch to the outbox; samples of a model that is being proven also to the update."""
+        manifest = self._engine.manifest
+        if table == "samples" and manifest and self._worker.proving:
+            for inputs, scores in read_samples(manifest, payload):
+                self._worker.sample(manifest.release, inputs, scores)
+        self._outbox.put(table, payload)
+
+    def _serve(self) -> list[grpc.Server]:
+        folders = self._folders
+        folders.run.mkdir(mode=0o700, exist_ok=True)
+        inference = oip.handlers(self._engine)
+        reports = local.handlers(self._sink, lambda name, label: self._sink("labels", _label(name, label)))
+        tcp, port = _server(f"127.0.0.1:{self._config.grpc_port}", inference)
+        unix, _ = _server(f"unix:{folders.socket}", inference, reports)
+        write_durably(folders.port, str(port).encode())
+        log.info("inference on 127.0.0.1:%d and %s", port, folders.socket)
+        return [tcp, unix]
+
+    def _report(self, change: Transition) -> None:
+        log.info("update %s: %s → %s: %s", change.release, change.before or "-", change.after, change.reason)
+        self._events.add(
+            {
+                "time": change.time, "subject": "update", "from": change.before, "to": change.after,
+                "reason": change.reason, "workload": change.workload, "release": change.release,
+                "rollout": change.rollout,
+            }
+        )  # fmt: skip
+
+    def _tell(self, before: str, after: str) -> None:
+        about = {"workload": "", "release": 0, "rollout": 0}
+        change = {"time": time.time(), "subject": "agent", "from": before, "to": after, "reason": versions()}
+        self._events.add(change | about)
+
+
+async def run(folder: Path) -> None:
+    """Run the agent of ``folder``. Raises ConfigError, or StateError if one runs already."""
+    folders = Folders(folder)
+    config = load(folders)
+    with locked(folders):
+        for path in (folders.state, folders.slots):
+            path.mkdir(exist_ok=True)
+        await Agent(folders, config).run()
+
+
+def _device(config: AgentConfig) -> Device:
+    return Device(config.fleet, config.device, *this_machine())
+
+
+def _sealer(folders: Folders, config: AgentConfig) -> Sealer:
+    certificate, key = folders.certificate.read_bytes(), load_key(folders.key.read_bytes())
+    return Sealer(config.fleet, config.device, certificate, key, folders.ingest.read_bytes())
+
+
+def _transports(folders: Folders, config: AgentConfig) -> list[Transport]:
+    identity = TlsFiles(folders.authority, folders.certificate, folders.key)
+    return [_transport(name, config, identity) for name in config.transports]
+
+
+def _transport(name: str, config: AgentConfig, identity: TlsFiles) -> Transport:
+    if name == "grpc":
+        from skerry_edge.adapters.transport_grpc import GrpcTransport
+
+        return GrpcTransport(config.gateway, identity)
+    from skerry_edge.adapters.transport_mqtt import MqttTransport
+
+    host, _, port = config.mqtt.rpartition(":")
+    return MqttTransport(host, int(port), config.fleet, config.device, identity)
+
+
+def _server(address: str, *services: grpc.GenericRpcHandler) -> tuple[grpc.Server, int]:
+    limits = ("grpc.max_receive_message_length", "grpc.max_send_message_length")
+    options = [(limit, oip.MAX_MESSAGE) for limit in limits] + [("grpc.so_reuseport", 0)]
+    server = grpc.server(ThreadPoolExecutor(THREADS), options=options)
+    server.add_generic_rpc_handlers(services)
+    try:
+        port = server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise ConfigError(f"{address}: cannot be served on: {error}") from None
+    server.start()
+    return server, port
+
+
+def _label(prediction_id: str, label: str) -> bytes:
+    return label_rows(time.time(), prediction_id, label)
+
+
+def _on_signals() -> asyncio.Event:
+    stopping, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    return stopping

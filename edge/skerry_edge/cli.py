@@ -1,0 +1,117 @@
+"""skerry-agent: make this machine a device of a fleet, run it, look at it.
+
+Exit codes: 0 done, 1 failed or refused, 2 wrong usage. Errors are one line on stderr.
+"""
+
+# ruff: noqa: T201 - a command line prints
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from skerry_shared import __version__
+from skerry_shared.errors import SkerryError, UsageError
+
+FOLDER = Path("/var/lib/skerry")
+LOG = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The program; gives back the exit code."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format=LOG, stream=sys.stderr)
+    try:
+        code: int = options.command(options)
+    except SkerryError as error:
+        print(f"skerry-agent: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    return code
+
+
+def _enroll(options: argparse.Namespace) -> int:
+    from skerry_edge.enroll import enroll
+
+    reply = enroll(options.folder, options.cloud, options.token, options.name, options.profile)
+    print(f"enrolled {reply.device} in fleet {reply.fleet}; start it with `skerry-agent run {options.folder}`")
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    import asyncio
+
+    from skerry_edge.agent import run
+
+    asyncio.run(run(options.folder))
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    from skerry_edge import status
+    from skerry_edge.config import Folders
+
+    found = status.read(Folders(options.folder))
+    print(json.dumps(found.document(), indent=1) if options.json else status.as_text(found))
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from skerry_edge.config import Folders
+    from skerry_edge.doctor import examine
+
+    findings = examine(Folders(options.folder))
+    if options.json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=1))
+    else:
+        print("\n".join(f"{'ok  ' if f.ok else 'FAIL'}  {f.check:<12} {f.detail}" for f in findings))
+    return 0 if all(finding.ok for finding in findings) else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="skerry-agent",
+        description="One device of a Skerry fleet: takes in signed models, answers with them, reports home sealed.",
+        epilog="exit codes: 0 done, 1 failed or refused, 2 wrong usage",
+    )
+    parser.add_argument("--version", action="version", version=f"skerry-agent {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_enroll(commands)
+    run = _command(commands, "run", _run, "run the agent until SIGTERM or Ctrl-C", "skerry-agent run ./pump-7")
+    run.description = (
+        "Takes in updates, serves the Open Inference Protocol on 127.0.0.1 and DIR/run/agent.sock, reports."
+    )
+    for name, command, text in (
+        ("status", _status, "what is installed and what happened last; works offline and without the daemon"),
+        ("doctor", _doctor, "check this machine: profile, model, certificate, clock, disk, cloud; 1 if one fails"),
+    ):
+        _command(commands, name, command, text, f"skerry-agent {name} --json ./pump-7").add_argument(
+            "--json", action="store_true", help="machine-readable"
+        )
+    return parser
+
+
+def _add_enroll(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    example = "skerry-agent enroll --cloud https://cloud:8443 --token skerry-… --name pump-7 ./pump-7"
+    enroll = _command(commands, "enroll", _enroll, "make this machine a device of a fleet, once", example)
+    enroll.add_argument("--cloud", required=True, metavar="URL", help="address of skerry-cloud, https://HOST:PORT")
+    enroll.add_argument("--token", required=True, help="what `skerry device add NAME` printed; works once")
+    enroll.add_argument("--name", required=True, help="the name that the token was made for")
+    enroll.add_argument("--profile", default="", help="must be the announced one; default: that one")
+
+
+def _command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, command: object, text: str, example: str
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text, epilog=f"example: {example}")
+    parser.add_argument(
+        "folder", nargs="?", type=Path, default=FOLDER, metavar="DIR", help=f"the device's folder, default {FOLDER}"
+    )
+    parser.set_defaults(command=command)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

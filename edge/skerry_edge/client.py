@@ -1,0 +1,129 @@
+"""Predictions in the application's own process: the fastest way, and it works while the agent is away.
+
+The client loads the model that the agent made active, follows the agent when it switches, and reports what it saw
+through the agent's socket; nothing it does can change what is installed.
+"""
+
+import logging
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+
+from skerry_edge.config import AgentConfig, Folders, load
+from skerry_edge.infer.engine import Active, Engine, Prediction
+from skerry_edge.infer.models import load_model
+from skerry_edge.observe.recorder import Recorder
+from skerry_edge.serve.local import Reporter
+from skerry_edge.update.slots import Pointer, Slots
+from skerry_shared import bundle
+from skerry_shared.errors import ModelError, StateError
+from skerry_shared.ports.runtime import Tensors
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 1.0  # between looks at the pointer: one stat, so that a switch is followed within a second
+
+
+class Client:
+    """Answers with the device's active model. Thread-safe; use it as a context manager, or close it."""
+
+    def __init__(self, path: str | Path) -> None:
+        """``path``: the device's folder, or the agent's socket in it. Raises ConfigError if it is no such folder."""
+        folders = _folders(Path(path))
+        self._config: AgentConfig = load(folders)
+        self._slots, self._pointer = Slots(folders.slots, folders.active), folders.active
+        self._engine, self._reporter = Engine(), Reporter(folders.socket)
+        self._recorder: Recorder | None = None
+        self._loaded: Pointer | None = None
+        self._lock, self._seen, self._look_at = threading.Lock(), (0, 0), 0.0
+
+    def predict(self, inputs: Tensors) -> Prediction:
+        """Answer a batch (first dimension: examples). Raises StateError without a model, InputError or ModelError."""
+        self._follow()
+        return self._engine.predict(inputs)
+
+    def feedback(self, prediction_id: str, label: str) -> None:
+        """Tell what an earlier prediction should have been; ``Prediction.ids`` has an id for each example."""
+        self._reporter.label(prediction_id, label)
+
+    @property
+    def dropped(self) -> int:
+        """Reports that could not be handed to the agent."""
+        return self._reporter.dropped
+
+    def close(self) -> None:
+        """Hand over what was recorded, and stop."""
+        if self._recorder:
+            self._recorder.close()
+        self._reporter.close()
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _follow(self) -> None:
+        """Look at the pointer now and then; load what it names if that changed. One thread does, the others go on."""
+        if time.monotonic() < self._look_at or not self._lock.acquire(blocking=self._loaded is None):
+            return
+        try:
+            if time.monotonic() >= self._look_at:
+                self._look()
+        finally:
+            self._look_at = time.monotonic() + LOOK_S
+            self._lock.release()
+
+    def _look(self) -> None:
+        if self._recorder:
+            self._recorder.tick()
+        seen = _stamp(self._pointer)
+        if seen == self._seen:
+            return
+        active = self._slots.active()
+        try:
+            if active != self._loaded:
+                self._load(active)
+        except (ModelError, StateError) as error:
+            if self._loaded is None:
+                raise
+            log.warning("still serving release %d: %s", self._loaded.release, error)
+        else:
+            self._seen = seen
+
+    def _load(self, active: Pointer | None) -> None:
+        before = self._recorder
+        if active is None:
+            self._engine.swap(None)
+        else:
+            self._recorder = self._swap(active)
+        self._loaded = active
+        if before:
+            before.close()
+
+    def _swap(self, active: Pointer) -> Recorder:
+        unpacked = bundle.load(self._slots.path(active.slot))
+        manifest = unpacked.manifest
+        if (manifest.workload, manifest.release) != (active.workload, active.release):
+            raise StateError("the agent switched while its model was being loaded; try again")
+        model = load_model(unpacked, self._config.threads)
+        sink, config = self._reporter.submit, self._config
+        recorder = Recorder(manifest, sink, config.window_s, config.sample_rate, time.time)
+        self._engine.swap(Active(manifest, model, recorder.observe))
+        return recorder
+
+
+def _folders(path: Path) -> Folders:
+    return Folders(path.parent.parent if path.name == "agent.sock" else path)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Changes whenever the file is replaced."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return (0, 0)
+    return (found.st_ino, found.st_mtime_ns)

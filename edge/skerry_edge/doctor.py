@@ -1,0 +1,134 @@
+"""Is this device fit for its job? Each check says what it found; it fails with what to do about it."""
+
+import shutil
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cryptography import x509
+
+from skerry_edge.config import AgentConfig, Folders, load
+from skerry_edge.https import request, trusting
+from skerry_edge.infer.models import load_model
+from skerry_edge.machine import this_machine
+from skerry_edge.update.probe import probe
+from skerry_edge.update.slots import Slots
+from skerry_edge.update.state import StateFile
+from skerry_shared import bundle, profiles
+from skerry_shared.errors import ConfigError, LinkError, SkerryError, StateError
+from skerry_shared.identity import utc
+
+TIMEOUT_S = 10.0  # of a TLS handshake
+RENEW_S = 7 * 86400.0  # seconds of validity below which a certificate is a finding
+SLACK_BYTES = 256 << 20  # of disk: two bundles and their downloads
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check's outcome."""
+
+    check: str
+    ok: bool
+    detail: str
+
+
+Check = Callable[[Folders, AgentConfig], str]
+
+
+def examine(folders: Folders) -> list[Finding]:
+    """Run all checks; one that fails does not keep the others from running. Raises ConfigError if not enrolled."""
+    config = load(folders)
+    return [_finding(name, check, folders, config) for name, check in CHECKS.items()]
+
+
+def _finding(name: str, check: Check, folders: Folders, config: AgentConfig) -> Finding:
+    try:
+        return Finding(name, True, check(folders, config))
+    except (SkerryError, OSError) as error:
+        return Finding(name, False, str(error))
+
+
+def _profile(_: Folders, config: AgentConfig) -> str:
+    arch, runtimes, memory = this_machine()
+    profiles.load(config.profile).target(config.profile).check(arch, runtimes, memory)
+    return f"{config.profile} fits: {arch}, {', '.join(runtimes)}, {memory >> 20} MB"
+
+
+def _model(folders: Folders, config: AgentConfig) -> str:
+    slots = Slots(folders.slots, folders.active)
+    active = slots.active()
+    if active is None:
+        return "none is installed yet"
+    unpacked = bundle.load(slots.path(active.slot))
+    worst = probe(load_model(unpacked, config.threads), unpacked)
+    return f"{active.workload} release {active.release}: golden outputs within {worst:.2g}"
+
+
+def _certificate(folders: Folders, _: AgentConfig) -> str:
+    certificate = x509.load_pem_x509_certificate(folders.certificate.read_bytes())
+    until = certificate.not_valid_after_utc
+    if (until - utc(time.time())).total_seconds() < RENEW_S:
+        raise StateError(f"valid until {until:%Y-%m-%d %H:%M} UTC only; enroll anew")
+    if folders.key.stat().st_mode & 0o077:
+        raise StateError(f"{folders.key}: others can read the private key; chmod 600 it")
+    return f"valid until {until:%Y-%m-%d}, key private"
+
+
+def _clock(folders: Folders, _: AgentConfig) -> str:
+    issued = x509.load_pem_x509_certificate(folders.certificate.read_bytes()).not_valid_before_utc
+    floor = max(issued.timestamp(), StateFile(folders.update).load().floor)
+    if time.time() < floor:
+        raise StateError(
+            f"the clock says {utc(time.time()):%Y-%m-%d %H:%M}, it is {utc(floor):%Y-%m-%d %H:%M} or later"
+        )
+    return f"{utc(time.time()):%Y-%m-%d %H:%M:%S} UTC, not before anything that was signed"
+
+
+def _disk(folders: Folders, config: AgentConfig) -> str:
+    free, needed = shutil.disk_usage(folders.root).free, (config.spool_mb << 20) + SLACK_BYTES
+    if free < needed:
+        raise StateError(f"{free >> 20} MB free, {needed >> 20} MB needed for the spool and an update")
+    return f"{free >> 20} MB free"
+
+
+def _gateway(folders: Folders, config: AgentConfig) -> str:
+    return _handshake(folders, config.gateway)
+
+
+def _mqtt(folders: Folders, config: AgentConfig) -> str:
+    return _handshake(folders, config.mqtt) if "mqtt" in config.transports else "not used"
+
+
+def _repository(folders: Folders, config: AgentConfig) -> str:
+    url = f"{config.repository.rstrip('/')}/metadata/timestamp.json"
+    status, _ = request(trusting(folders.authority.read_bytes()), "GET", url)
+    if status != 200:
+        raise LinkError(f"{url}: answers {status}")
+    return config.repository
+
+
+def _handshake(folders: Folders, address: str) -> str:
+    host, _, port = address.rpartition(":")
+    if not port.isdecimal():
+        raise ConfigError(f"{address!r}: not host:port")
+    context = ssl.create_default_context(cafile=str(folders.authority))
+    context.load_cert_chain(folders.certificate, folders.key)
+    with (
+        socket.create_connection((host, int(port)), TIMEOUT_S) as plain,
+        context.wrap_socket(plain, server_hostname=host) as secured,
+    ):
+        return f"{address}, {secured.version()}"
+
+
+CHECKS: dict[str, Check] = {
+    "profile": _profile,
+    "model": _model,
+    "certificate": _certificate,
+    "clock": _clock,
+    "disk": _disk,
+    "repository": _repository,
+    "gateway": _gateway,
+    "mqtt": _mqtt,
+}

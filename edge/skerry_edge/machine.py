@@ -1,0 +1,27 @@
+"""What this machine is, as far as a bundle's target cares."""
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+from skerry_edge.infer.models import GROUP
+from skerry_shared import __version__, plugins
+
+
+def this_machine() -> tuple[str, tuple[str, ...], int]:
+    """Architecture as `uname -m` says, names of the installed runtimes, bytes of memory."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return platform.machine(), plugins.names(GROUP), memory
+
+
+def versions() -> str:
+    """What this agent is made of, in one line."""
+    parts = [f"skerry {__version__}", f"python {platform.python_version()} {platform.machine()}"]
+    return ", ".join(parts + [f"{package} {_version(package)}" for package in ("onnxruntime", "numpy", "grpcio")])
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "absent"

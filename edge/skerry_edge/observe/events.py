@@ -1,0 +1,38 @@
+"""Changes of state on this device: told to the cloud as rows of table "events", and the last of them kept at hand."""
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from skerry_edge.observe.arrow import encode
+from skerry_shared import telemetry
+from skerry_shared.files import write_durably
+
+Sink = Callable[[str, bytes], None]  # (table, packed rows)
+Event = dict[str, Any]  # a row of table "events"
+
+KEPT = 50  # events that `skerry-agent status` can show without a cloud
+
+
+class EventLog:
+    """Thread-safe. ``path`` is a JSON list, oldest first."""
+
+    def __init__(self, path: Path, sink: Sink) -> None:
+        self._path, self._sink, self._lock = path, sink, threading.Lock()
+
+    def add(self, event: Event) -> None:
+        """Keep the event and pass it on. Its keys are the columns of table "events"."""
+        with self._lock:
+            write_durably(self._path, json.dumps([*last(self._path), event][-KEPT:], indent=1).encode())
+        self._sink("events", telemetry.pack(encode("events", {key: [value] for key, value in event.items()})))
+
+
+def last(path: Path) -> list[Event]:
+    """The events that are kept at ``path``, oldest first; a damaged file counts as none, for the cloud has them too."""
+    try:
+        events: list[Event] = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return []
+    return events
