@@ -1,0 +1,353 @@
+"""The update flow as stories, and then killed at every durable write: one whole model serves, always."""
+
+import itertools
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from skerry_edge.config import Health
+from skerry_edge.infer.models import load_model
+from skerry_edge.update.flow import MAX_STARTS, RETRY_S, Live, Transition, UpdateFlow, World
+from skerry_edge.update.plan import Device
+from skerry_edge.update.slots import Slots
+from skerry_edge.update.state import StateFile
+from skerry_shared import bundle, files
+from skerry_shared.errors import DigestError, LinkError
+from skerry_shared.release import Manifest, Target
+from skerry_shared.states import Update
+
+Release = Callable[..., tuple[bytes, Manifest]]
+Assign = Callable[..., bytes]
+Pictures = Callable[..., np.ndarray[Any, Any]]
+
+
+class Killed(BaseException):
+    """The power is gone."""
+
+
+@dataclass
+class Shelf:
+    """A repository of bundles by digest; what is not there is out of reach."""
+
+    bundles: dict[str, bytes] = field(default_factory=dict)
+
+    def add(self, data: bytes) -> bytes:
+        self.bundles[bundle.digest(data)] = data
+        return data
+
+    def fetch(self, path: str, sha256: str, length: int) -> bytes:
+        if sha256 not in self.bundles:
+            raise LinkError(f"{path}: out of reach")
+        if bundle.digest(self.bundles[sha256]) != sha256:
+            raise DigestError(f"{path}: tampered")
+        return self.bundles[sha256]
+
+
+class Island:
+    """A device's disk, and the agents that live on it one after another."""
+
+    def __init__(self, folder: Path, director: Ed25519PrivateKey, arch: str) -> None:
+        self.slots = Slots(folder / "slots", folder / "active")
+        self.file, self.shelf = StateFile(folder / "update"), Shelf()
+        self.told: list[Transition] = []
+        self.served: Live | None = None
+        self.now, self.timer = 2000.0, 0.0
+        self.world = World(
+            device=Device("harbour", "pump-7", arch, ("onnxruntime",), 1 << 30),
+            director=director.public_key(),
+            repository=self.shelf,
+            load=lambda unpacked: load_model(unpacked, 1),
+            serve=self.serve,
+            report=self.told.append,
+            clock=lambda: self.now,
+            timer=lambda: self.timer,
+            health=Health(proving_answers=10, min_agreement=0.3, proving_s=60),
+        )
+
+    def serve(self, live: Live | None) -> None:
+        self.served = live
+
+    def boot(self) -> UpdateFlow:
+        flow = UpdateFlow(self.world, self.slots, self.file)
+        flow.start()
+        return flow
+
+    @property
+    def release(self) -> int | None:
+        return self.served.bundle.manifest.release if self.served else None
+
+    def answers(self, flow: UpdateFlow, inputs: np.ndarray[Any, Any]) -> None:
+        """Live traffic, all of it sampled."""
+        assert self.served
+        for i in range(len(inputs)):
+            example = {"image": inputs[i : i + 1]}
+            scores: Any = self.served.model.run(example)["scores"]
+            flow.compare(self.served.bundle.manifest.release, example, scores[0])
+
+    def states(self) -> list[str]:
+        return [change.after for change in self.told]
+
+
+@pytest.fixture
+def island(tmp_path: Path, director: Ed25519PrivateKey) -> Island:
+    return Island(tmp_path, director, os.uname().machine)
+
+
+@pytest.fixture
+def settled(island: Island, release: Release, assign: Assign) -> Island:
+    """Release 1 is healthy."""
+    data = island.shelf.add(release(1)[0])
+    flow = island.boot()
+    flow.receive(assign(data, 1, 1))
+    assert flow.advance() is None
+    assert island.states() == ["assigned", "fetching", "probing", "proving", "healthy"]
+    island.told.clear()
+    return island
+
+
+def test_the_first_release_is_healthy_on_golden_inputs_alone(settled: Island) -> None:
+    assert settled.release == 1
+    assert settled.file.load().reason == "golden inputs; there is no predecessor to compare with"
+
+
+def test_a_release_that_agrees_with_its_predecessor_is_proven(
+    settled: Island, release: Release, assign: Assign, pictures: Pictures, weights: np.ndarray[Any, Any]
+) -> None:
+    flow = settled.boot()
+    flow.receive(assign(settled.shelf.add(release(2, weights * 1.1)[0]), 2, 2))
+    assert flow.advance() == 60
+    assert (settled.release, flow.proving) == (2, True)
+    settled.answers(flow, pictures(10, seed=1))
+    assert flow.advance() is None
+    assert settled.told[-1].after == "healthy"
+    assert "10 of 10 live answers agree" in settled.told[-1].reason
+
+
+def test_a_release_that_disagrees_is_undone(
+    settled: Island, release: Release, assign: Assign, pictures: Pictures, weights: np.ndarray[Any, Any]
+) -> None:
+    flow = settled.boot()
+    flow.receive(assign(settled.shelf.add(release(2, -weights)[0]), 2, 2))
+    flow.advance()
+    settled.answers(flow, pictures(8, seed=1))
+    assert flow.advance() is None
+    assert (settled.told[-1].after, settled.release) == ("undone", 1)
+    active = settled.slots.active()
+    assert active and active.release == 1
+
+
+def test_answers_that_fail_are_disagreement(settled: Island, release: Release, assign: Assign) -> None:
+    flow = settled.boot()
+    flow.receive(assign(settled.shelf.add(release(2)[0]), 2, 2))
+    flow.advance()
+    for _ in range(8):
+        flow.failed(2)
+    flow.advance()
+    assert settled.told[-1].after == "undone"
+
+
+def test_without_traffic_the_deadline_decides(settled: Island, release: Release, assign: Assign) -> None:
+    flow = settled.boot()
+    flow.receive(assign(settled.shelf.add(release(2)[0]), 2, 2))
+    assert flow.advance() == 60
+    settled.timer += 61
+    assert flow.advance() is None
+    assert settled.told[-1].after == "healthy"
+    assert "golden inputs; only 0 of 0" in settled.told[-1].reason
+
+
+def test_wrong_golden_answers_are_refused_and_not_tried_again(
+    settled: Island, release: Release, assign: Assign
+) -> None:
+    flow = settled.boot()
+    bad = assign(settled.shelf.add(release(2, spoil=0.5)[0]), 2, 2)
+    flow.receive(bad)
+    flow.advance()
+    assert settled.told[-1].after == "refused"
+    assert settled.told[-1].reason == "golden check: output 'scores' differs by 0.5, tolerance 0.0001"
+    assert settled.release == 1
+    settled.told.clear()
+    again = settled.boot()
+    again.receive(bad)
+    assert again.advance() is None
+    assert settled.told == []
+
+
+def test_a_tampered_bundle_is_refused(settled: Island, release: Release, assign: Assign) -> None:
+    data = release(2)[0]
+    settled.shelf.bundles[bundle.digest(data)] = data + b"x"
+    flow = settled.boot()
+    flow.receive(assign(data, 2, 2))
+    flow.advance()
+    assert (settled.told[-1].after, settled.release) == ("refused", 1)
+    assert "tampered" in settled.told[-1].reason
+
+
+def test_another_release_in_the_bundle_is_refused(settled: Island, release: Release, assign: Assign) -> None:
+    flow = settled.boot()
+    flow.receive(assign(settled.shelf.add(release(7)[0]), 2, 2))
+    flow.advance()
+    assert (settled.told[-1].after, settled.release) == ("refused", 1)
+
+
+def test_a_bundle_for_another_kind_of_device_is_not_even_fetched(
+    settled: Island, release: Release, assign: Assign
+) -> None:
+    flow = settled.boot()
+    flow.receive(assign(release(2)[0], 2, 2, target=Target("other", "mips", "onnxruntime", "int8")))
+    flow.advance()
+    assert settled.states() == ["assigned", "refused"]
+    assert "bundle is for mips" in settled.told[-1].reason
+
+
+def test_out_of_reach_waits_until_the_assignment_expires(settled: Island, release: Release, assign: Assign) -> None:
+    flow = settled.boot()
+    flow.receive(assign(release(2)[0], 2, 2))
+    assert flow.advance() == RETRY_S
+    settled.now = 200_000
+    assert flow.advance() is None
+    assert settled.states() == ["assigned", "fetching", "refused"]
+    assert "expired" in settled.told[-1].reason
+
+
+def test_a_strangers_assignment_is_reported_once_and_changes_nothing(
+    settled: Island, release: Release, assign: Assign
+) -> None:
+    flow, before = settled.boot(), settled.file.load()
+    stranger = assign(release(2)[0], 2, 2, key=Ed25519PrivateKey.generate())
+    for _ in range(3):
+        flow.receive(stranger)
+    assert [(change.before, change.after) for change in settled.told] == [("", "refused")]
+    assert "not signed by the trusted key" in settled.told[0].reason
+    assert (settled.file.load(), flow.advance(), settled.release) == (before, None, 1)
+
+
+def test_a_newer_assignment_replaces_one_that_is_being_proven(
+    settled: Island, release: Release, assign: Assign
+) -> None:
+    flow = settled.boot()
+    flow.receive(assign(settled.shelf.add(release(2)[0]), 2, 2))
+    flow.advance()
+    flow.receive(assign(settled.shelf.add(release(3)[0]), 3, 3))
+    assert settled.release == 1  # what is not proven gives way
+    flow.advance()
+    active = settled.slots.active()
+    assert settled.release == 3
+    assert active and active.previous and active.previous.release == 1
+    assert settled.states()[3:6] == ["proving", "replaced", "assigned"]
+
+
+def test_the_running_release_assigned_again_stays(settled: Island, release: Release, assign: Assign) -> None:
+    data = next(iter(settled.shelf.bundles.values()))
+    settled.shelf.bundles.clear()
+    flow = settled.boot()
+    flow.receive(assign(data, 1, 2))
+    assert flow.advance() is None
+    assert (settled.told[-1].after, settled.release) == ("healthy", 1)
+
+
+def test_going_back_needs_no_network(settled: Island, release: Release, assign: Assign) -> None:
+    first = next(iter(settled.shelf.bundles.values()))
+    flow = settled.boot()
+    flow.receive(assign(settled.shelf.add(release(2)[0]), 2, 2))
+    flow.advance()
+    settled.timer += 61
+    flow.advance()
+    settled.shelf.bundles.clear()
+    flow.receive(assign(first, 1, 3))
+    flow.advance()
+    assert (settled.release, flow.proving) == (1, True)
+
+
+def test_a_release_that_keeps_killing_the_agent_is_undone(settled: Island, release: Release, assign: Assign) -> None:
+    flow = settled.boot()
+    flow.receive(assign(settled.shelf.add(release(2)[0]), 2, 2))
+    flow.advance()
+    for _ in range(MAX_STARTS + 1):
+        settled.boot()
+    assert (settled.told[-1].after, settled.release) == ("undone", 1)
+    assert "restarted 4 times" in settled.told[-1].reason
+
+
+def test_a_model_damaged_on_disk_gives_way_to_its_predecessor(
+    settled: Island, release: Release, assign: Assign
+) -> None:
+    flow = settled.boot()
+    flow.receive(assign(settled.shelf.add(release(2)[0]), 2, 2))
+    flow.advance()
+    settled.timer += 61
+    flow.advance()
+    active = settled.slots.active()
+    assert active and active.release == 2
+    (settled.slots.path(active.slot) / "model.onnx").write_bytes(b"rot")
+    settled.boot()
+    assert settled.release == 1
+
+
+def update(island: Island, assignment: bytes, inputs: np.ndarray[Any, Any]) -> None:
+    """A life of an agent that gets the assignment and traffic, until nothing more happens."""
+    flow = island.boot()
+    flow.receive(assignment)
+    while flow.advance() is not None:
+        island.answers(flow, inputs)
+
+
+@pytest.mark.parametrize(("flip", "ends"), [(1.0, "healthy"), (-1.0, "undone")])
+def test_killed_before_and_after_every_durable_write(
+    tmp_path: Path, director: Ed25519PrivateKey, release: Release, assign: Assign, pictures: Pictures,
+    weights: np.ndarray[Any, Any], monkeypatch: pytest.MonkeyPatch, flip: float, ends: str,
+) -> None:  # fmt: skip
+    old, new = release(1)[0], release(2, weights * flip)[0]
+    first, second, traffic = assign(old, 1, 1), assign(new, 2, 2), pictures(10, seed=1)
+    for kill_at in itertools.count():
+        folder = tmp_path / str(kill_at)
+        folder.mkdir()
+        island = Island(folder, director, os.uname().machine)
+        island.shelf.add(old)
+        island.shelf.add(new)
+        update(island, first, traffic)
+        survived = _survives(monkeypatch, kill_at, partial(update, island, second, traffic))
+        island.served = None
+        island.boot()
+        assert island.release in (1, 2)
+        update(island, second, traffic)
+        assert (island.file.load().state, island.release) == (Update(ends), 2 if ends == "healthy" else 1)
+        assert island.states()[-1] == ends
+        if survived:
+            break
+    assert kill_at > 20
+
+
+def _survives(monkeypatch: pytest.MonkeyPatch, kill_at: int, act: Callable[[], None]) -> bool:
+    """Run ``act``; before and after each call that makes something durable the power may go. False if it went."""
+    instants = itertools.count()
+
+    def deadly(function: Callable[..., None]) -> Callable[..., None]:
+        def call(*args: Any, **kwargs: Any) -> None:
+            if next(instants) == kill_at:
+                raise Killed
+            function(*args, **kwargs)
+            if next(instants) == kill_at:
+                raise Killed
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for module in ("update.slots", "update.state"):
+            patch.setattr(f"skerry_edge.{module}.write_durably", deadly(files.write_durably))
+        patch.setattr("skerry_shared.bundle.write_durably", deadly(files.write_durably))
+        patch.setattr("skerry_edge.update.slots.sync_folder", deadly(files.sync_folder))
+        patch.setattr("skerry_edge.update.slots.shutil.rmtree", deadly(shutil.rmtree))
+        try:
+            act()
+        except Killed:
+            return False
+    return True
