@@ -1,0 +1,57 @@
+"""A workload as a user writes one, for the tests: is the left or the right half of a picture the brighter one?"""
+
+from typing import ClassVar
+
+import numpy as np
+from torch import Tensor, nn
+
+from skerry_cloud.workloads import Examples, Workload
+from skerry_shared.release import ANY, TensorSpec
+
+
+class Tiny(Workload):
+    name = "tiny"
+    owner = "tests"
+    labels: ClassVar[tuple[str, ...]] = ("left", "right")
+    input = TensorSpec("picture", "uint8", (ANY, 4, 4))
+    epochs = 3
+    batch_size = 16
+    size: ClassVar[int] = 400
+
+    def examples(self) -> Examples:
+        random = np.random.default_rng(7)
+        pictures = random.integers(0, 160, (self.size, 4, 4), dtype=np.uint8)
+        labels = random.integers(0, 2, self.size)
+        pictures[labels == 0, :, :2] += 90
+        pictures[labels == 1, :, 2:] += 90
+        return Examples(pictures, labels)
+
+    def model(self) -> nn.Module:
+        return nn.Sequential(nn.Unflatten(1, (1, 4)), nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2))
+
+    def prepare(self, inputs: Tensor) -> Tensor:
+        return inputs.float() / 255 - 0.5
+
+
+class Unfinished(Workload):
+    """Lacks its methods."""
+
+    name = "unfinished"
+    owner = "tests"
+    labels = ("left", "right")
+    input = TensorSpec("picture", "uint8", (ANY, 4, 4))
+
+
+class Ownerless(Tiny):
+    owner = ""
+
+
+class Rigid(Tiny):
+    input = TensorSpec("picture", "uint8", (1, 4, 4))
+
+
+class Single(Tiny):
+    labels = ("left",)
+
+
+NOT_A_CLASS = 1
