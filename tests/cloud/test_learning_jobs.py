@@ -181,8 +181,8 @@ def test_a_variant_that_loses_too_much_is_stopped_with_the_figures(story: Story,
 def test_retraining_mends_what_drifted_and_the_comparison_sees_it(story: Story, tmp_path: Path) -> None:
     tiny = workloads.load("tiny.py:Tiny", HERE)
     parent = datasets.open_version(story.folder / "data", 1)
-    dark = Examples(tiny.examples().inputs // 6, tiny.examples().labels)  # as if someone had closed the shutters
-    child = datasets.create(story.folder / "data", tiny, dark, ["device:edge-1"] * len(dark), parent, created=2.0)
+    turned = Examples(tiny.examples().inputs.swapaxes(1, 2), tiny.examples().labels)  # the camera lies on its side
+    child = datasets.create(story.folder / "data", tiny, turned, ["device:edge-1"] * len(turned), parent, created=2.0)
     changes: dict[str, Any] = {"dataset": child.info.version, "run": tmp_path}
     train(story.train(**changes, parent=story.run, epochs=8, train_size=0), _ignore)
     metrics = runs.read(runs.Metrics, tmp_path / runs.METRICS)
@@ -227,10 +227,10 @@ def test_a_failed_job_ends_with_one_line_that_says_why(
 
 def test_a_parent_without_weights_or_with_other_ones_is_refused(story: Story, tmp_path: Path) -> None:
     spec = story.train(run=tmp_path / "warm", parent=tmp_path)
-    with pytest.raises(ModelError, match="cannot start from the weights of .* No such file"):
+    with pytest.raises(ModelError, match=r"cannot start from the weights of .* No such file"):
         train(spec, _ignore)
     torch.save(torch.nn.Linear(3, 3).state_dict(), tmp_path / runs.WEIGHTS)
-    with pytest.raises(ModelError, match="cannot start from the weights of .* Missing key"):
+    with pytest.raises(ModelError, match=r"cannot start from the weights of (.|\n)*Missing key"):
         train(spec, _ignore)
 
 
