@@ -12,11 +12,13 @@ import binascii
 import json
 import shutil
 import ssl
+import warnings
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from urllib3.exceptions import InsecureRequestWarning
 
 from skerry_edge.config import Folders
 from skerry_edge.https import request, trusting
@@ -66,7 +68,9 @@ def fetch_authority(url: str, token: identity.Token) -> bytes:
     """The authority's certificate in PEM, proven by the token's fingerprint. Raises TrustError or LinkError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # the fingerprint is the proof, not the link
-    status, pem = request(context, "GET", f"{url.rstrip('/')}/v1/authority")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", InsecureRequestWarning)
+        status, pem = request(context, "GET", f"{url.rstrip('/')}/v1/authority")
     if status != 200:
         raise LinkError(f"{url}: answers {status}; is it the address of a skerry-cloud?")
     try:

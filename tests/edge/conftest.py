@@ -1,19 +1,24 @@
 """A whole release in miniature: a model of three classes on 2×2 pictures, its bundles, and who signs for them."""
 
 import platform
-from collections.abc import Callable
+import ssl
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import datetime, timezone
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from onnx import TensorProto, helper, numpy_helper
 
 from skerry_edge.adapters.runtime_onnx import OnnxRuntime
-from skerry_shared import bundle, signing, sketch, wire
+from skerry_shared import bundle, identity, signing, sketch, wire
 from skerry_shared.bundle import Golden
 from skerry_shared.release import ANY, Assignment, Lineage, Manifest, Measured, Target, TensorSpec
 
@@ -124,3 +129,69 @@ def weights() -> np.ndarray[Any, Any]:
 @pytest.fixture(name="pictures")
 def pictures_fixture() -> Callable[..., np.ndarray[Any, Any]]:
     return pictures
+
+
+Routes = dict[tuple[str, str], Callable[[bytes], tuple[int, bytes]]]  # (method, path): body → (status, reply)
+
+
+class Cloud:
+    """An HTTPS server with a certificate of its own authority; answers by ``routes``, else with files of ``folder``."""
+
+    def __init__(self, folder: Path, hosts: tuple[str, ...] = ("127.0.0.1",)) -> None:
+        self.folder, self.routes, self.cut = folder, Routes(), 0
+        self.requests: list[str] = []
+        now = datetime.now(timezone.utc)
+        self.authority = identity.Authority.new("harbour", now)
+        self.authority_pem = self.authority.certificate.public_bytes(serialization.Encoding.PEM)
+        self.tls = self._tls(folder, hosts, now)
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self.server.socket = self.tls.wrap_socket(self.server.socket, server_side=True)
+        self.url = f"https://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+    def answer(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
+        self.requests.append(path)
+        if (method, path) in self.routes:
+            return self.routes[method, path](body)
+        file = self.folder / path.lstrip("/")
+        return (200, file.read_bytes()) if file.is_file() else (404, b"")
+
+    def _tls(self, folder: Path, hosts: tuple[str, ...], now: datetime) -> ssl.SSLContext:
+        key = identity.new_key()
+        pem = folder / "server.pem"
+        pem.write_bytes(self.authority.issue_server(key, hosts, now, 1) + identity.private_pem(key))
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(pem)
+        return context
+
+    def _handler(cloud) -> type[BaseHTTPRequestHandler]:
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                status, reply = cloud.answer(
+                    self.command, self.path, self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                )
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(reply)))
+                self.end_headers()
+                self.wfile.write(reply[: cloud.cut or None])
+                self.close_connection = True
+
+            do_POST = do_GET
+
+            def log_message(self, *_: object) -> None:
+                """Tests are quiet."""
+
+        return Handler
+
+
+@pytest.fixture
+def cloud(tmp_path: Path) -> Iterator[Cloud]:
+    folder = tmp_path / "cloud"
+    folder.mkdir()
+    served = Cloud(folder)
+    yield served
+    served.close()

@@ -46,16 +46,16 @@ def inputs_of(request: pb.ModelInferRequest) -> dict[str, Array]:
 
 def add_outputs(response: pb.ModelInferResponse, outputs: Tensors, wanted: Sequence[str], raw: bool) -> None:
     """Put the wanted outputs into ``response``, all of them if none is named. Raises InputError on an unknown one."""
-    for name in wanted or outputs:
-        if name not in outputs:
-            raise InputError(f"output {name!r}: unknown; this model gives {', '.join(map(repr, outputs))}")
-        array = outputs[name]
+    if unknown := set(wanted) - outputs.keys():
+        raise InputError(f"output {min(unknown)!r}: unknown; this model gives {', '.join(map(repr, outputs))}")
+    chosen = {name: outputs[name] for name in wanted or outputs}
+    raw = raw or any(array.dtype == np.float16 for array in chosen.values())  # travels raw only
+    for name, array in chosen.items():
         tensor = response.outputs.add(name=name, datatype=NAMES[array.dtype.name], shape=array.shape)
-        field = DATATYPES[tensor.datatype][1]
-        if raw or not field:
+        if raw:
             response.raw_output_contents.append(little_endian(array).tobytes())
         else:
-            getattr(tensor.contents, field).extend(array.ravel().tolist())
+            getattr(tensor.contents, DATATYPES[tensor.datatype][1]).extend(array.ravel().tolist())
 
 
 def metadata(spec: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadata:
@@ -82,10 +82,11 @@ def _from_contents(tensor: pb.ModelInferRequest.InferInputTensor) -> Array:
     if len(values) != prod(shape):
         wanted = f"{tensor.datatype} {list(shape)} needs {prod(shape)} values"
         raise InputError(f"input {tensor.name!r}: {wanted} in {field or 'raw_input_contents'}, got {len(values)}")
-    try:
-        return np.array(values, dtype).reshape(shape)
-    except OverflowError as error:
-        raise InputError(f"input {tensor.name!r}: {error}") from None
+    wide = np.array(values)
+    array = wide.astype(dtype)
+    if wide.dtype.kind in "iu" and (array != wide).any():  # the protocol carries uint8 as uint32
+        raise InputError(f"input {tensor.name!r}: values from {wide.min()} to {wide.max()} do not fit {dtype}")
+    return array.reshape(shape)
 
 
 def _datatype(tensor: pb.ModelInferRequest.InferInputTensor) -> tuple[str, str]:

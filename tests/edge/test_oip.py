@@ -1,0 +1,175 @@
+"""The Open Inference Protocol over a real channel, by hand as any client speaks it: nothing of the server is called."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from google.protobuf import descriptor_pb2, descriptor_pool
+
+from skerry_edge.infer.engine import Active, Engine
+from skerry_edge.infer.models import load_model
+from skerry_edge.serve import oip
+from skerry_edge.serve.tensors import DATATYPES, NAMES
+from skerry_proto.v1 import inference_pb2 as pb
+from skerry_shared import bundle
+from skerry_shared.release import Manifest
+
+Call = Callable[..., Any]
+
+
+@pytest.fixture
+def engine() -> Engine:
+    return Engine()
+
+
+@pytest.fixture
+def call(engine: Engine) -> Iterator[Call]:
+    server = grpc.server(ThreadPoolExecutor(2))
+    server.add_generic_rpc_handlers([oip.handlers(engine)])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+
+        def ask(method: str, request: Any, reply: Any) -> Any:
+            path = f"/inference.GRPCInferenceService/{method}"
+            return channel.unary_unary(path, type(request).SerializeToString, reply.FromString)(request, timeout=10)
+
+        yield ask
+    server.stop(None).wait()
+
+
+@pytest.fixture
+def tiny(engine: Engine, release: Callable[..., tuple[bytes, Manifest]], tmp_path: Path) -> bundle.Bundle:
+    unpacked = bundle.unpack(release(5)[0], tmp_path / "unpacked")
+    engine.swap(Active(unpacked.manifest, load_model(unpacked, 1), lambda *_: None))
+    return unpacked
+
+
+def raw_request(images: np.ndarray[Any, Any], **changes: Any) -> pb.ModelInferRequest:
+    tensor = pb.ModelInferRequest.InferInputTensor(name="image", datatype="UINT8", shape=images.shape)
+    return pb.ModelInferRequest(
+        **{"model_name": "tiny", "inputs": [tensor], "raw_input_contents": [images.tobytes()]} | changes
+    )
+
+
+def typed_request(images: np.ndarray[Any, Any]) -> pb.ModelInferRequest:
+    request = raw_request(images, raw_input_contents=[])
+    request.inputs[0].contents.uint_contents.extend(images.ravel().tolist())
+    return request
+
+
+def test_raw_in_raw_out(call: Call, tiny: bundle.Bundle) -> None:
+    images, right = tiny.golden.inputs["image"], np.asarray(tiny.golden.outputs["scores"], np.float32)
+    reply = call("ModelInfer", raw_request(images, id="mine", model_version="5"), pb.ModelInferResponse)
+    assert (reply.id, reply.model_name, reply.model_version) == ("mine", "tiny", "5")
+    assert [(output.name, output.datatype, list(output.shape)) for output in reply.outputs] == [
+        ("scores", "FP32", [8, 3]),
+        ("monitors", "FP32", [8, 1]),
+    ]
+    scores = np.frombuffer(reply.raw_output_contents[0], "<f4").reshape(8, 3)
+    np.testing.assert_allclose(scores, right, atol=1e-6)
+    assert not reply.outputs[0].contents.fp32_contents
+
+
+def test_typed_in_typed_out(call: Call, tiny: bundle.Bundle) -> None:
+    reply = call("ModelInfer", typed_request(tiny.golden.inputs["image"]), pb.ModelInferResponse)
+    scores = np.reshape(reply.outputs[0].contents.fp32_contents, (8, 3))
+    np.testing.assert_allclose(scores, np.asarray(tiny.golden.outputs["scores"], np.float32), atol=1e-6)
+    assert not reply.raw_output_contents
+
+
+def test_a_reply_tells_release_and_prediction(call: Call, tiny: bundle.Bundle) -> None:
+    reply = call("ModelInfer", raw_request(tiny.golden.inputs["image"]), pb.ModelInferResponse)
+    assert reply.parameters["release"].int64_param == 5
+    assert reply.id == reply.parameters["prediction_id"].string_param != ""
+
+
+def test_only_the_outputs_that_were_asked_for(call: Call, tiny: bundle.Bundle) -> None:
+    wanted = [pb.ModelInferRequest.InferRequestedOutputTensor(name="monitors")]
+    reply = call("ModelInfer", raw_request(tiny.golden.inputs["image"], outputs=wanted), pb.ModelInferResponse)
+    assert [output.name for output in reply.outputs] == ["monitors"]
+    assert len(reply.raw_output_contents) == 1
+
+
+def test_health_and_metadata(call: Call, tiny: bundle.Bundle) -> None:
+    assert call("ServerLive", pb.ServerLiveRequest(), pb.ServerLiveResponse).live
+    assert call("ServerReady", pb.ServerReadyRequest(), pb.ServerReadyResponse).ready
+    assert call("ModelReady", pb.ModelReadyRequest(name="tiny"), pb.ModelReadyResponse).ready
+    assert not call("ModelReady", pb.ModelReadyRequest(name="tiny", version="4"), pb.ModelReadyResponse).ready
+    assert call("ServerMetadata", pb.ServerMetadataRequest(), pb.ServerMetadataResponse).name == "skerry-agent"
+    reply = call("ModelMetadata", pb.ModelMetadataRequest(name="tiny"), pb.ModelMetadataResponse)
+    assert (list(reply.versions), reply.platform) == (["5"], "onnxruntime_onnx")
+    assert [(t.name, t.datatype, list(t.shape)) for t in reply.inputs] == [("image", "UINT8", [-1, 2, 2])]
+
+
+IMAGES = np.zeros((1, 2, 2), np.uint8)
+WRONG: dict[str, tuple[Callable[[], pb.ModelInferRequest], grpc.StatusCode, str]] = {
+    "model": (lambda: raw_request(IMAGES, model_name="huge"), grpc.StatusCode.NOT_FOUND, "'huge'"),
+    "version": (lambda: raw_request(IMAGES, model_version="4"), grpc.StatusCode.NOT_FOUND, "version '4'"),
+    "shape": (
+        lambda: raw_request(np.zeros((1, 2, 3), np.uint8)),
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "'image': expected uint8",
+    ),
+    "bytes": (
+        lambda: raw_request(IMAGES, raw_input_contents=[b"abc"]),
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "'image': UINT8 [1, 2, 2] needs 4 bytes, got 3",
+    ),
+    "count": (
+        lambda: raw_request(IMAGES, raw_input_contents=[b"abcd", b""]),
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "2 entries for 1 inputs",
+    ),
+    "values": (
+        lambda: raw_request(IMAGES, raw_input_contents=[]),
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "'image': UINT8 [1, 2, 2] needs 4 values in uint_contents, got 0",
+    ),
+    "range": (lambda: typed_request(np.full((1, 2, 2), 256)), grpc.StatusCode.INVALID_ARGUMENT, "'image'"),
+    "output": (
+        lambda: raw_request(IMAGES, outputs=[pb.ModelInferRequest.InferRequestedOutputTensor(name="logits")]),
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "'logits'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_wrong_is_named(call: Call, tiny: bundle.Bundle, case: str) -> None:
+    request, code, text = WRONG[case]
+    with pytest.raises(grpc.RpcError) as caught:
+        call("ModelInfer", request(), pb.ModelInferResponse)
+    error: Any = caught.value
+    assert error.code() is code
+    assert text in error.details()
+
+
+def test_without_a_model(call: Call) -> None:
+    assert not call("ServerReady", pb.ServerReadyRequest(), pb.ServerReadyResponse).ready
+    with pytest.raises(grpc.RpcError) as caught:
+        call("ModelInfer", raw_request(IMAGES), pb.ModelInferResponse)
+    error: Any = caught.value
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_every_datatype_has_its_numpy_dtype() -> None:
+    assert {np.dtype(dtype).name for dtype, _ in DATATYPES.values()} == set(NAMES)
+    contents = pb.InferTensorContents()
+    assert all(hasattr(contents, field) for _, field in DATATYPES.values() if field)
+
+
+def test_another_package_named_inference_may_live_in_the_same_process() -> None:
+    """As tritonclient's and kserve's stubs do: the same message names in package ``inference``."""
+    stock = descriptor_pb2.FileDescriptorProto(name="grpc_service.proto", package="inference", syntax="proto3")
+    stock.message_type.extend(
+        [descriptor_pb2.DescriptorProto(name=name) for name in pb.DESCRIPTOR.message_types_by_name]
+    )
+    pool = descriptor_pool.Default()
+    pool.Add(stock)
+    assert pool.FindMessageTypeByName("inference.ModelInferRequest").file.name == "grpc_service.proto"
+    assert pb.ModelInferRequest.DESCRIPTOR.full_name == "skerry.v1.inference.ModelInferRequest"

@@ -1,0 +1,142 @@
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from skerry_edge.observe.arrow import decode
+from skerry_edge.observe.recorder import SAMPLES, Recorder, label_rows, read_samples
+from skerry_shared import sketch, telemetry
+from skerry_shared.errors import InputError
+from skerry_shared.release import ANY, Channel, Lineage, Manifest, Measured, Target, TensorSpec
+
+NAMES = sketch.channel_names(["brightness"])
+MANIFEST = Manifest(
+    "tiny", 3, "tests", ("a", "b", "c"), (TensorSpec("image", "uint8", (ANY, 2, 2)),), (),
+    Target("p", "x86_64", "onnxruntime", "int8"), Measured(1, 1, 1, 0), Lineage(1, "", 1, ""),
+    (Channel(NAMES[0], (0.25, 0.5), (1, 1, 1)), Channel(NAMES[1], (0.5, 1.5), (1, 1, 1)),
+     Channel(NAMES[2], (0.6,), (1, 1))), 0.1, "model.onnx",
+)  # fmt: skip
+
+
+class Sunk:
+    """What a recorder passed on, decoded."""
+
+    def __init__(self) -> None:
+        self.batches: list[tuple[str, bytes]] = []
+
+    def __call__(self, table: str, payload: bytes) -> None:
+        self.batches.append((table, payload))
+
+    def rows(self, table: str) -> dict[str, list[Any]]:
+        columns: dict[str, list[Any]] = {column: [] for column in telemetry.TABLES[table]}
+        for name, payload in self.batches:
+            if name == table:
+                for column, values in decode(table, telemetry.unpack(payload)).items():
+                    columns[column] += values
+        return columns
+
+    def counts(self) -> dict[str, np.ndarray[Any, Any]]:
+        rows, total = self.rows("windows"), dict[str, Any]()
+        for channel, counts in zip(rows["channel"], rows["counts"], strict=True):
+            total[channel] = total.get(channel, 0) + np.array(counts)
+        return total
+
+
+def batch(examples: int, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    random = np.random.default_rng(seed)
+    monitors = random.random((examples, 1), dtype=np.float32)
+    monitors[random.random(examples) < 0.1] = np.nan
+    scores = random.dirichlet(np.ones(3), examples).astype(np.float32)
+    inputs = {"image": random.integers(0, 256, (examples, 2, 2), dtype=np.uint8)}
+    return inputs, {"scores": scores, "monitors": monitors}
+
+
+def ids(examples: int, batch_number: int = 0) -> list[str]:
+    return [f"{batch_number}.{i}" for i in range(examples)]
+
+
+@given(sizes=st.lists(st.integers(1, 300), min_size=1, max_size=12), window=st.integers(1, 5))
+def test_windows_add_up_to_counting_everything_at_once(sizes: list[int], window: int) -> None:
+    sunk, now = Sunk(), [0.0]
+    recorder = Recorder(MANIFEST, sunk, window, 0.0, lambda: now[0])
+    values = []
+    for seed, size in enumerate(sizes):
+        inputs, outputs = batch(size, seed)
+        recorder.observe(ids(size), inputs, outputs)
+        values.append(sketch.channel_values(outputs["scores"], outputs["monitors"]))
+        now[0] += 1
+        recorder.tick()
+    recorder.close()
+    everything = np.concatenate(values)
+    for i, channel in enumerate(MANIFEST.baseline):
+        np.testing.assert_array_equal(sunk.counts()[channel.name], sketch.count(everything[:, i], channel.edges))
+    starts, ends = sunk.rows("windows")["start"], sunk.rows("windows")["end"]
+    assert all(end - start <= window for start, end in zip(starts, ends, strict=True))
+
+
+def test_threads_lose_nothing() -> None:
+    sunk = Sunk()
+    recorder = Recorder(MANIFEST, sunk, 1e-6, 1.0, iter(range(10**6)).__next__)
+    inputs, outputs = batch(10, 0)
+    with ThreadPoolExecutor(4) as threads:
+        for n in range(200):
+            threads.submit(recorder.observe, ids(10, n), inputs, outputs)
+            threads.submit(recorder.tick)
+    recorder.close()
+    assert {channel: counts.sum() for channel, counts in sunk.counts().items()} == dict.fromkeys(NAMES, 2000)
+    assert len(set(sunk.rows("samples")["prediction_id"])) == 2000
+
+
+def test_a_sample_is_the_input_the_scores_and_how_likely_it_was() -> None:
+    sunk, draws = Sunk(), iter([0.3, 0.1, 0.25])
+    recorder = Recorder(MANIFEST, sunk, 60, 0.25, lambda: 7.0, draws.__next__)
+    inputs, outputs = batch(3, 1)
+    recorder.observe(["p0", "p1", "p2"], inputs, outputs)
+    recorder.close()
+    assert sunk.rows("samples") == {
+        "workload": ["tiny"], "release": [3], "time": [7.0], "prediction_id": ["p1"], "probability": [0.25],
+        "input": [inputs["image"][1].tobytes()], "scores": [outputs["scores"][1].tobytes()],
+    }  # fmt: skip
+
+
+def test_samples_come_back_as_the_tensors_that_went_in() -> None:
+    sunk = Sunk()
+    recorder = Recorder(MANIFEST, sunk, 60, 1.0, lambda: 0.0)
+    inputs, outputs = batch(2, 1)
+    recorder.observe(ids(2), inputs, outputs)
+    recorder.close()
+    (payload,) = [payload for table, payload in sunk.batches if table == "samples"]
+    for i, (tensors, scores) in enumerate(read_samples(MANIFEST, payload)):
+        np.testing.assert_array_equal(tensors["image"], inputs["image"][i : i + 1])
+        np.testing.assert_array_equal(scores, outputs["scores"][i])
+    with pytest.raises(InputError):
+        list(read_samples(MANIFEST, b"no batch"))
+
+
+def test_observing_does_not_call_the_sink_until_samples_pile_up() -> None:
+    sunk = Sunk()
+    recorder = Recorder(MANIFEST, sunk, 0.001, 1.0, iter(range(10**6)).__next__)
+    inputs, outputs = batch(1, 1)
+    for _ in range(SAMPLES * 7):
+        recorder.observe(["p"], inputs, outputs)
+    assert sunk.batches == []
+    for _ in range(SAMPLES):
+        recorder.observe(["p"], inputs, outputs)
+    assert len(sunk.rows("samples")["time"]) == SAMPLES * 8
+
+
+def test_what_comes_after_close_is_passed_on_at_once() -> None:
+    sunk = Sunk()
+    recorder = Recorder(MANIFEST, sunk, 60, 0.0, lambda: 0.0)
+    recorder.close()
+    recorder.observe(["late"], *batch(1, 1))
+    assert sunk.counts()["confidence"].sum() == 1
+
+
+def test_labels() -> None:
+    assert decode("labels", telemetry.unpack(label_rows(5.0, "p1", "boot"))) == {
+        "time": [5.0], "prediction_id": ["p1"], "label": ["boot"],
+    }  # fmt: skip
