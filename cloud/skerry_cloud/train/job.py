@@ -1,5 +1,6 @@
 """Training as a process: ``python -m skerry_cloud.train.job SPEC.json``. Fills a run folder, see ``runs``."""
 
+import math
 import sys
 import time
 from dataclasses import dataclass
@@ -21,12 +22,13 @@ from skerry_shared.errors import ModelError
 
 MAX_PARITY = 1e-4  # between PyTorch and the export; some 5e-6 is usual, and a wrong operator is far above
 PARITY_INPUTS = 256
-WARM_RATE = 0.5  # of the peak learning rate, from a parent's weights: less would be slow, more would forget
+# From a parent's weights, less is to be learned: parts of the epochs and of the peak learning rate.
+WARM_EPOCHS, WARM_RATE = 0.25, 0.5
 
 
 @dataclass(frozen=True)
 class TrainSpec:
-    """What to train. None takes the workload's own value; a retraining's epochs are half of it.
+    """What to train. None takes the workload's own value, or a part of it where training starts warm.
 
     ``folder`` is where a workload given as a path is looked for, ``datasets`` holds the versions, ``run`` is filled,
     ``parent`` is the run folder to start warm from.
@@ -102,7 +104,7 @@ def _recipe(spec: TrainSpec, workload: Workload, available: int) -> fit.Recipe:
     warm = spec.parent is not None
     size = workload.train_size if spec.train_size is None else spec.train_size
     return fit.Recipe(
-        epochs=spec.epochs or (-(-workload.epochs // 2) if warm else workload.epochs),
+        epochs=spec.epochs or math.ceil(workload.epochs * (WARM_EPOCHS if warm else 1)),
         epoch_size=min(size or available, available),
         batch_size=workload.batch_size,
         learning_rate=workload.learning_rate * (WARM_RATE if warm else 1),
