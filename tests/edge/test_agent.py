@@ -1,0 +1,265 @@
+"""The daemon as a process, offline: serves, records, takes reports, and stops without losing what it saw."""
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from skerry_edge import Client, status
+from skerry_edge.config import Folders, Health
+from skerry_edge.infer.models import load_model
+from skerry_edge.observe.arrow import decode
+from skerry_edge.observe.spool import Cursor, Spool
+from skerry_edge.update.flow import UpdateFlow, World
+from skerry_edge.update.plan import Device
+from skerry_edge.update.slots import Slots
+from skerry_edge.update.state import StateFile
+from skerry_proto.v1 import inference_pb2 as pb
+from skerry_proto.v1 import services_pb2
+from skerry_shared import identity, signing, telemetry, wire
+from skerry_shared.errors import InputError, StateError
+from skerry_shared.release import Manifest
+from skerry_shared.sealing import IngestKey, Opener
+
+Rows = dict[str, list[Any]]
+PROGRAM = [sys.executable, "-m", "skerry_edge.cli"]
+
+
+class Machine:
+    """A device's folder as enrolment leaves it, release 1 installed, and who may read its telemetry."""
+
+    def __init__(self, folder: Path, director: Ed25519PrivateKey) -> None:
+        self.folders, self.director, self.ingest = Folders(folder), director, IngestKey.new()
+        now = datetime.now(timezone.utc)
+        self.authority, key = identity.Authority.new("harbour", now), identity.new_key()
+        for path in (self.folders.identity, self.folders.state, self.folders.slots):
+            path.mkdir(parents=True)
+        csr = identity.request("pump-7", key)
+        self.folders.certificate.write_bytes(self.authority.sign_request(csr, "pump-7", now, 30))
+        self.folders.key.write_bytes(identity.private_pem(key))
+        self.folders.key.chmod(0o600)
+        pem = self.authority.certificate.public_bytes(serialization.Encoding.PEM)
+        self.folders.authority.write_bytes(pem)
+        self.folders.director.write_bytes(signing.public_pem(director.public_key()))
+        self.folders.ingest.write_bytes(self.ingest.public_bytes())
+        self.folders.config.write_text(
+            'fleet = "harbour"\ndevice = "pump-7"\nprofile = "generic-x86-64"\nrepository = "https://127.0.0.1:9/tuf"\n'
+            'gateway = "127.0.0.1:9"\nsample_rate = 1.0\nwindow_s = 3600\n'
+        )
+
+    def install(self, data: bytes, assignment: bytes) -> None:
+        """As an agent does that had a cloud."""
+
+        class Shelf:
+            def fetch(self, path: str, sha256: str, length: int) -> bytes:
+                return data
+
+        world = World(
+            device=Device("harbour", "pump-7", os.uname().machine, ("onnxruntime",), 1 << 30),
+            director=self.director.public_key(),
+            repository=Shelf(),
+            load=lambda unpacked: load_model(unpacked, 1),
+            serve=lambda _: None,
+            report=lambda _: None,
+            clock=lambda: 2000.0,
+            timer=lambda: 0.0,
+            health=Health(proving_s=0),
+        )
+        folders = self.folders
+        flow = UpdateFlow(world, Slots(folders.slots, folders.active), StateFile(folders.update))
+        flow.start()
+        flow.receive(assignment)
+        assert flow.advance() is None
+
+    def told(self) -> dict[str, Rows]:
+        """All rows in the spool, by table, opened as the cloud does."""
+        rows: dict[str, Rows] = {
+            table: {column: [] for column in columns} for table, columns in telemetry.TABLES.items()
+        }
+        spool, cursor = Spool(self.folders.spool, 1 << 26), Cursor(0, 0)
+        opener: Opener | None = None
+        while record := spool.read(cursor):
+            cursor, up = record.after, wire.decode(telemetry.Up, record.up)
+            if up.session:
+                opener = Opener(up.session, "harbour", self.authority.certificate, self.ingest)
+            if up.batch and opener:
+                header, payload = opener.open(up.batch)
+                for column, values in decode(header.table, telemetry.unpack(payload)).items():
+                    rows[header.table][column] += values
+        return rows
+
+
+@pytest.fixture
+def machine(
+    tmp_path: Path,
+    director: Ed25519PrivateKey,
+    release: Callable[..., tuple[bytes, Manifest]],
+    assign: Callable[..., bytes],
+) -> Machine:
+    machine = Machine(tmp_path / "d", director)
+    data = release(1)[0]
+    machine.install(data, assign(data, 1, 1))
+    return machine
+
+
+@pytest.fixture
+def agent(machine: Machine) -> Iterator[subprocess.Popen[str]]:
+    with start(machine.folders.root) as process:
+        yield process
+        process.kill()
+
+
+def start(folder: Path) -> subprocess.Popen[str]:
+    """An agent that serves its model when this returns."""
+    process = subprocess.Popen([*PROGRAM, "run", str(folder)], stderr=subprocess.PIPE, text=True)
+    assert process.stderr
+    log = []
+    while select.select([process.stderr], [], [], 30)[0] and (line := process.stderr.readline()):
+        log.append(line)
+        if "serving tiny" in line:
+            return process
+    process.kill()
+    raise AssertionError("".join(log))
+
+
+def stop(process: subprocess.Popen[str]) -> str:
+    process.send_signal(signal.SIGTERM)
+    _, log = process.communicate(timeout=30)
+    assert process.returncode == 0, log
+    return log
+
+
+def ask(address: str, images: np.ndarray[Any, Any]) -> pb.ModelInferResponse:
+    tensor = pb.ModelInferRequest.InferInputTensor(name="image", datatype="UINT8", shape=images.shape)
+    request = pb.ModelInferRequest(model_name="tiny", inputs=[tensor], raw_input_contents=[images.tobytes()])
+    with grpc.insecure_channel(address) as channel:
+        infer = channel.unary_unary(
+            "/inference.GRPCInferenceService/ModelInfer",
+            pb.ModelInferRequest.SerializeToString,
+            pb.ModelInferResponse.FromString,
+        )
+        reply: pb.ModelInferResponse = infer(request, timeout=10)
+        return reply
+
+
+def test_a_days_work(machine: Machine, agent: subprocess.Popen[str], pictures: Callable[..., Any]) -> None:
+    folders, images = machine.folders, pictures(4)
+    port = folders.port.read_text()
+    over_tcp = ask(f"127.0.0.1:{port}", images)
+    over_unix = ask(f"unix:{folders.socket}", images)
+    assert over_tcp.raw_output_contents == over_unix.raw_output_contents
+    with Client(folders.root) as client:
+        inside = client.predict({"image": images})
+        assert inside.outputs["scores"].tobytes() == over_tcp.raw_output_contents[0]
+        client.feedback(inside.ids[0], "left")
+    assert client.dropped == 0
+    stop(agent)
+    told = machine.told()
+    brightness = [
+        c for c, name in zip(told["windows"]["counts"], told["windows"]["channel"], strict=True) if name == "brightness"
+    ]
+    assert sum(map(sum, brightness)) == 12
+    assert len(told["samples"]["input"]) == 12
+    assert set(told["samples"]["input"]) == {image.tobytes() for image in images}
+    assert (told["labels"]["prediction_id"], told["labels"]["label"]) == ([inside.ids[0]], ["left"])
+    assert inside.ids[0] in told["samples"]["prediction_id"]
+    agent_events = [
+        to for to, subject in zip(told["events"]["to"], told["events"]["subject"], strict=True) if subject == "agent"
+    ]
+    assert agent_events == ["started", "stopped"]
+
+
+def test_one_agent_a_folder(machine: Machine, agent: subprocess.Popen[str]) -> None:
+    second = subprocess.run([*PROGRAM, "run", machine.folders.root], capture_output=True, text=True, timeout=30)
+    assert (second.returncode, second.stderr.count("\n")) == (1, 1)
+    assert "runs on this folder already" in second.stderr
+
+
+def test_killed_and_started_again_it_serves(machine: Machine, agent: subprocess.Popen[str], pictures: Any) -> None:
+    agent.kill()
+    agent.wait()
+    with start(machine.folders.root) as again:
+        assert ask(f"unix:{machine.folders.socket}", pictures(1)).model_version == "1"
+        stop(again)
+
+
+def test_the_status_of_a_running_and_a_stopped_agent(machine: Machine, agent: subprocess.Popen[str]) -> None:
+    running = status.read(machine.folders)
+    assert (running.running, running.port) == (True, int(machine.folders.port.read_text()))
+    stop(agent)
+    stopped = status.read(machine.folders)
+    assert (stopped.running, stopped.port, stopped.update) == (False, None, "healthy")
+    assert stopped.active and stopped.active.release == 1
+    assert [event["to"] for event in stopped.events] == ["started", "stopped"]
+    text = subprocess.run([*PROGRAM, "status", machine.folders.root], capture_output=True, text=True, check=True).stdout
+    assert "tiny release 1, slot a" in text
+    as_json = subprocess.run([*PROGRAM, "status", "--json", machine.folders.root], capture_output=True, check=True)
+    assert json.loads(as_json.stdout)["active"]["release"] == 1
+
+
+def test_an_application_may_not_tell_events_or_nonsense(machine: Machine, agent: subprocess.Popen[str]) -> None:
+    with grpc.insecure_channel(f"unix:{machine.folders.socket}") as channel:
+        submit = channel.unary_unary(
+            "/skerry.v1.Local/Submit", services_pb2.Report.SerializeToString, services_pb2.Reported.FromString
+        )
+        for report in (
+            services_pb2.Report(table="events", payload=telemetry.pack(b"")),
+            services_pb2.Report(table="samples", payload=b"nonsense"),
+        ):
+            with pytest.raises(grpc.RpcError) as caught:
+                submit(report, timeout=10)
+            error: Any = caught.value
+            assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_a_client_works_while_the_agent_is_away_and_follows_a_switch(
+    machine: Machine, release: Callable[..., tuple[bytes, Manifest]], assign: Callable[..., bytes], pictures: Any,
+    weights: np.ndarray[Any, Any], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("skerry_edge.client.LOOK_S", 0.0)
+    monkeypatch.setattr("skerry_edge.serve.local.CLOSE_S", 0.1)
+    with Client(machine.folders.root) as client:
+        assert client.predict({"image": pictures(1)}).release == 1
+        data = release(2, weights * 2)[0]
+        machine.install(data, assign(data, 2, 2))
+        assert client.predict({"image": pictures(1)}).release == 2
+        with pytest.raises(InputError, match="'image'"):
+            client.predict({"image": pictures(1).astype(np.float32)})
+    assert client.dropped > 0
+
+
+def test_a_client_without_a_model(tmp_path: Path, director: Ed25519PrivateKey, pictures: Any) -> None:
+    with Client(Machine(tmp_path / "d", director).folders.root) as client, pytest.raises(StateError, match="no model"):
+        client.predict({"image": pictures(1)})
+
+
+def test_the_doctor_finds_what_is_wrong(machine: Machine) -> None:
+    done = subprocess.run([*PROGRAM, "doctor", "--json", machine.folders.root], capture_output=True, text=True)
+    findings = {finding["check"]: finding for finding in json.loads(done.stdout)}
+    assert done.returncode == 1
+    assert {name for name, finding in findings.items() if not finding["ok"]} == {"repository", "gateway"}
+    assert "golden outputs within" in findings["model"]["detail"]
+
+
+def test_the_doctor_sees_a_damaged_model_a_public_key_and_a_clock_in_the_past(machine: Machine) -> None:
+    folders = machine.folders
+    folders.key.chmod(0o644)
+    stored = StateFile(folders.update).load()
+    StateFile(folders.update).save(replace(stored, floor=4_000_000_000))
+    (folders.slots / "a/model.onnx").write_bytes(b"rot")
+    done = subprocess.run([*PROGRAM, "doctor", machine.folders.root], capture_output=True, text=True)
+    failed = {line.split()[1] for line in done.stdout.splitlines() if line.startswith("FAIL")}
+    assert failed >= {"certificate", "clock", "model"}
