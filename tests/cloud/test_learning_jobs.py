@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 import torch
 
@@ -123,6 +124,18 @@ def test_the_monitors_are_not_quantised(story: Story) -> None:
     assert np.array_equal(OnnxModel(runs.variant(story.run, "int8", "x86_64").model).run(inputs).monitors, exact)
     nodes = network_nodes(onnx.load(story.run / runs.MODEL).graph)
     assert len(nodes) == 3  # Conv, Relu, Gemm, and neither pre-processing nor monitors
+
+
+def test_a_monitor_that_needs_weights_of_its_own_stays_float() -> None:
+    graph = onnx.parser.parse_graph("""
+        watched (float[N, 1, 4, 4] picture) => (float[N, 1, 4, 4] scores, float[N, 1, 4, 4] monitors) {
+            [filter] edges = Conv (picture, kernel)
+            [network] features = Conv (picture, weights)
+            [rectifier] scores = Relu (features)
+            [size] monitors = Relu (edges)
+        }
+    """)
+    assert network_nodes(graph) == ["network", "rectifier"]
 
 
 def test_a_report_holds_what_the_device_needs(story: Story) -> None:
