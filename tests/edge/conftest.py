@@ -1,11 +1,12 @@
 """A whole release in miniature: a model of three classes on 2×2 pictures, its bundles, and who signs for them."""
 
+import hashlib
 import platform
 import ssl
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,18 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from onnx import TensorProto, helper, numpy_helper
+from securesystemslib.signer import CryptoSigner
+from tuf.api.metadata import (
+    DelegatedRole,
+    Delegations,
+    Metadata,
+    MetaFile,
+    Root,
+    Snapshot,
+    TargetFile,
+    Targets,
+    Timestamp,
+)
 
 from skerry_edge.adapters.runtime_onnx import OnnxRuntime
 from skerry_shared import bundle, identity, signing, sketch, wire
@@ -195,3 +208,49 @@ def cloud(tmp_path: Path) -> Iterator[Cloud]:
     served = Cloud(folder)
     yield served
     served.close()
+
+
+class Publisher:
+    """A repository with one workload, as the cloud lays it out."""
+
+    def __init__(self, folder: Path) -> None:
+        self.metadata, self.targets = folder / "tuf/metadata", folder / "tuf/targets"
+        self.metadata.mkdir(parents=True)
+        self.keys = {name: CryptoSigner.generate_ed25519() for name in ("root", "targets", "online", "models-tiny")}
+        self.expires = datetime.now(timezone.utc).replace(microsecond=0) + timedelta(days=1)
+        root = Root(expires=self.expires, consistent_snapshot=True)
+        for role in ("root", "targets", "snapshot", "timestamp"):
+            root.add_key(self._key(role).public_key, role)
+        self.root = self.write("root", Metadata(root))
+        models = DelegatedRole("models-tiny", [], 1, True, ["tiny/*/*"])
+        targets = Targets(expires=self.expires, delegations=Delegations({}, {"models-tiny": models}))
+        targets.add_key(self.keys["models-tiny"].public_key, "models-tiny")
+        self.write("targets", Metadata(targets))
+        self.version = 0
+
+    def publish(self, path: str, data: bytes, expires: datetime | None = None) -> None:
+        self.version += 1
+        file = self.targets / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.with_name(f"{hashlib.sha256(data).hexdigest()}.{file.name}").write_bytes(data)
+        listed = {path: TargetFile.from_data(path, data, ["sha256"])}
+        self.write("models-tiny", Metadata(Targets(self.version, expires=self.expires, targets=listed)))
+        meta = {"targets.json": MetaFile(1), "models-tiny.json": MetaFile(self.version)}
+        self.write("snapshot", Metadata(Snapshot(self.version, expires=self.expires, meta=meta)))
+        newest = MetaFile(self.version)
+        timestamp = Timestamp(self.version, expires=expires or self.expires, snapshot_meta=newest)
+        self.write("timestamp", Metadata(timestamp))
+
+    def write(self, role: str, metadata: Metadata[Any]) -> bytes:
+        metadata.sign(self._key(role))
+        name = "timestamp.json" if role == "timestamp" else f"{metadata.signed.version}.{role}.json"
+        (self.metadata / name).write_bytes(metadata.to_bytes())
+        return metadata.to_bytes()
+
+    def _key(self, role: str) -> CryptoSigner:
+        return self.keys[role] if role in self.keys else self.keys["online"]
+
+
+@pytest.fixture
+def publisher(cloud: Cloud) -> Publisher:
+    return Publisher(cloud.folder)

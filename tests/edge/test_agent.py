@@ -2,11 +2,13 @@
 
 import json
 import os
-import select
+import queue
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -28,7 +30,7 @@ from skerry_edge.update.plan import Device
 from skerry_edge.update.slots import Slots
 from skerry_edge.update.state import StateFile
 from skerry_proto.v1 import inference_pb2 as pb
-from skerry_proto.v1 import services_pb2
+from skerry_proto.v1 import services_pb2, telemetry_pb2
 from skerry_shared import identity, signing, telemetry, wire
 from skerry_shared.errors import InputError, StateError
 from skerry_shared.release import Manifest
@@ -41,10 +43,12 @@ PROGRAM = [sys.executable, "-m", "skerry_edge.cli"]
 class Machine:
     """A device's folder as enrolment leaves it, release 1 installed, and who may read its telemetry."""
 
-    def __init__(self, folder: Path, director: Ed25519PrivateKey) -> None:
+    def __init__(
+        self, folder: Path, director: Ed25519PrivateKey, authority: identity.Authority | None = None, settings: str = ""
+    ) -> None:
         self.folders, self.director, self.ingest = Folders(folder), director, IngestKey.new()
         now = datetime.now(timezone.utc)
-        self.authority, key = identity.Authority.new("harbour", now), identity.new_key()
+        self.authority, key = authority or identity.Authority.new("harbour", now), identity.new_key()
         for path in (self.folders.identity, self.folders.state, self.folders.slots):
             path.mkdir(parents=True)
         csr = identity.request("pump-7", key)
@@ -56,8 +60,8 @@ class Machine:
         self.folders.director.write_bytes(signing.public_pem(director.public_key()))
         self.folders.ingest.write_bytes(self.ingest.public_bytes())
         self.folders.config.write_text(
-            'fleet = "harbour"\ndevice = "pump-7"\nprofile = "generic-x86-64"\nrepository = "https://127.0.0.1:9/tuf"\n'
-            'gateway = "127.0.0.1:9"\nsample_rate = 1.0\nwindow_s = 3600\n'
+            'fleet = "harbour"\ndevice = "pump-7"\nprofile = "generic-x86-64"\nsample_rate = 1.0\nwindow_s = 3600\n'
+            + (settings or 'repository = "https://127.0.0.1:9/tuf"\ngateway = "127.0.0.1:9"\n')
         )
 
     def install(self, data: bytes, assignment: bytes) -> None:
@@ -122,16 +126,25 @@ def agent(machine: Machine) -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
-def start(folder: Path) -> subprocess.Popen[str]:
+def start(folder: Path, until: str = "serving tiny") -> subprocess.Popen[str]:
     """An agent that serves its model when this returns."""
     process = subprocess.Popen([*PROGRAM, "run", str(folder)], stderr=subprocess.PIPE, text=True)
+    try:
+        wait_for(process, until)
+    except AssertionError:
+        process.kill()
+        raise
+    return process
+
+
+def wait_for(process: subprocess.Popen[str], text: str) -> None:
+    """Read the agent's log up to the line that contains ``text``."""
     assert process.stderr
     log = []
-    while select.select([process.stderr], [], [], 30)[0] and (line := process.stderr.readline()):
+    while line := process.stderr.readline():  # pytest's timeout ends a wait in vain
         log.append(line)
-        if "serving tiny" in line:
-            return process
-    process.kill()
+        if text in line:
+            return
     raise AssertionError("".join(log))
 
 
@@ -263,3 +276,64 @@ def test_the_doctor_sees_a_damaged_model_a_public_key_and_a_clock_in_the_past(ma
     done = subprocess.run([*PROGRAM, "doctor", machine.folders.root], capture_output=True, text=True)
     failed = {line.split()[1] for line in done.stdout.splitlines() if line.startswith("FAIL")}
     assert failed >= {"certificate", "clock", "model"}
+
+
+@pytest.fixture
+def gateway(cloud: Any) -> Iterator[Any]:
+    """The cloud's end of a link, as bare as can be: sends what is put into ``desired``."""
+    downs: queue.SimpleQueue[telemetry_pb2.Down | None] = queue.SimpleQueue()
+
+    def link(_: Any, context: grpc.ServicerContext) -> Iterator[telemetry_pb2.Down]:
+        context.send_initial_metadata(())
+        return iter(downs.get, None)
+
+    handler = grpc.stream_stream_rpc_method_handler(
+        link, telemetry_pb2.Up.FromString, telemetry_pb2.Down.SerializeToString
+    )
+    key = identity.new_key()
+    certificate = cloud.authority.issue_server(key, ("127.0.0.1",), datetime.now(timezone.utc), 1)
+    credentials = grpc.ssl_server_credentials([(identity.private_pem(key), certificate)], cloud.authority_pem, True)
+    server = grpc.server(ThreadPoolExecutor(2))
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("skerry.v1.Gateway", {"Link": handler})])
+    port = server.add_secure_port("127.0.0.1:0", credentials)
+    server.start()
+    yield port, downs
+    downs.put(None)
+    server.stop(0).wait()
+
+
+def test_the_cloud_assigns_and_the_device_judges(
+    tmp_path: Path, director: Ed25519PrivateKey, cloud: Any, publisher: Any, gateway: Any, pictures: Any,
+    release: Callable[..., tuple[bytes, Manifest]], assign: Callable[..., bytes], weights: np.ndarray[Any, Any],
+) -> None:  # fmt: skip
+    """A real link, a real repository: the first release is installed, one that answers nonsense is undone."""
+    port, downs = gateway
+    settings = f'repository = "{cloud.url}/tuf"\ngateway = "127.0.0.1:{port}"\n[health]\nproving_answers = 20\n'
+    machine = Machine(tmp_path / "d", director, cloud.authority, settings)
+    machine.folders.trust_root.write_bytes(publisher.root)
+    good, bad = release(1)[0], release(2, -weights)[0]
+    expires = int(time.time()) + 3600
+
+    def send(data: bytes, number: int) -> None:
+        publisher.publish(f"tiny/{number}/generic-x86-64.bundle", data)
+        downs.put(telemetry_pb2.Down(desired=assign(data, number, number, expires=expires)))
+
+    with start(machine.folders.root, until="linked over grpc") as agent:
+        send(good, 1)
+        wait_for(agent, "proving → healthy")
+        send(bad, 2)
+        wait_for(agent, "probing → proving")
+        wait_for(agent, "serving tiny release 2")
+        for i in range(70):
+            assert ask(f"unix:{machine.folders.socket}", pictures(1, seed=i)).model_version == "2"
+        wait_for(agent, "proving → undone")
+        assert ask(f"unix:{machine.folders.socket}", pictures(1)).model_version == "1"
+        stop(agent)
+    events = machine.told()["events"]
+    updates = [
+        (r, to) for r, to, s in zip(events["release"], events["to"], events["subject"], strict=True) if s == "update"
+    ]
+    assert updates == [
+        (1, "assigned"), (1, "fetching"), (1, "probing"), (1, "proving"), (1, "healthy"),
+        (2, "assigned"), (2, "fetching"), (2, "probing"), (2, "proving"), (2, "undone"),
+    ]  # fmt: skip

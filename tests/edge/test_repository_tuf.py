@@ -10,17 +10,6 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from securesystemslib.signer import CryptoSigner
 from tuf.api import exceptions
-from tuf.api.metadata import (
-    DelegatedRole,
-    Delegations,
-    Metadata,
-    MetaFile,
-    Root,
-    Snapshot,
-    TargetFile,
-    Targets,
-    Timestamp,
-)  # fmt: skip
 
 from skerry_edge.adapters import tuf_updater
 from skerry_edge.adapters.repository_tuf import Repository, mapped_errors
@@ -31,58 +20,11 @@ PATH, BUNDLE = "tiny/1/pc.bundle", b"a bundle" * 100
 SHA256 = hashlib.sha256(BUNDLE).hexdigest()
 
 
-class Publisher:
-    """A repository with one workload, as the cloud lays it out."""
-
-    def __init__(self, folder: Path) -> None:
-        self.metadata, self.targets = folder / "tuf/metadata", folder / "tuf/targets"
-        self.metadata.mkdir(parents=True)
-        self.keys = {name: CryptoSigner.generate_ed25519() for name in ("root", "targets", "online", "models-tiny")}
-        self.expires = datetime.now(timezone.utc).replace(microsecond=0) + timedelta(days=1)
-        root = Root(expires=self.expires, consistent_snapshot=True)
-        for role in ("root", "targets", "snapshot", "timestamp"):
-            root.add_key(self._key(role).public_key, role)
-        self.root = self.write("root", Metadata(root))
-        models = DelegatedRole("models-tiny", [], 1, True, ["tiny/*/*"])
-        targets = Targets(expires=self.expires, delegations=Delegations({}, {"models-tiny": models}))
-        targets.add_key(self.keys["models-tiny"].public_key, "models-tiny")
-        self.write("targets", Metadata(targets))
-        self.version = 0
-
-    def publish(self, path: str = PATH, data: bytes = BUNDLE, expires: datetime | None = None) -> None:
-        self.version += 1
-        file = self.targets / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.with_name(f"{hashlib.sha256(data).hexdigest()}.{file.name}").write_bytes(data)
-        listed = {path: TargetFile.from_data(path, data, ["sha256"])}
-        self.write("models-tiny", Metadata(Targets(self.version, expires=self.expires, targets=listed)))
-        meta = {"targets.json": MetaFile(1), "models-tiny.json": MetaFile(self.version)}
-        self.write("snapshot", Metadata(Snapshot(self.version, expires=self.expires, meta=meta)))
-        newest = MetaFile(self.version)
-        timestamp = Timestamp(self.version, expires=expires or self.expires, snapshot_meta=newest)
-        self.write("timestamp", Metadata(timestamp))
-
-    def write(self, role: str, metadata: Metadata[Any]) -> bytes:
-        metadata.sign(self._key(role))
-        name = "timestamp.json" if role == "timestamp" else f"{metadata.signed.version}.{role}.json"
-        (self.metadata / name).write_bytes(metadata.to_bytes())
-        return metadata.to_bytes()
-
-    def _key(self, role: str) -> CryptoSigner:
-        return self.keys[role] if role in self.keys else self.keys["online"]
-
-
 @pytest.fixture
-def publisher(cloud: Any) -> Publisher:
-    publisher = Publisher(cloud.folder)
-    publisher.publish()
-    return publisher
-
-
-@pytest.fixture
-def repository(cloud: Any, publisher: Publisher, tmp_path: Path) -> Repository:
+def repository(cloud: Any, publisher: Any, tmp_path: Path) -> Repository:
     (tmp_path / "authority.pem").write_bytes(cloud.authority_pem)
     (tmp_path / "root.json").write_bytes(publisher.root)
+    publisher.publish(PATH, BUNDLE)
     files = (tmp_path / "authority.pem", tmp_path / "root.json", tmp_path / "cache")
     return Repository(f"{cloud.url}/tuf", *files, time.time)
 
@@ -96,28 +38,28 @@ def test_fetches_what_both_sides_signed(repository: Repository) -> None:
     assert fetch(repository) == BUNDLE
 
 
-def test_a_tampered_bundle(repository: Repository, publisher: Publisher) -> None:
+def test_a_tampered_bundle(repository: Repository, publisher: Any) -> None:
     (publisher.targets / f"tiny/1/{SHA256}.pc.bundle").write_bytes(BUNDLE[:-1] + b"x")
     with pytest.raises(DigestError):
         fetch(repository)
 
 
-def test_a_longer_bundle_is_not_read_to_its_end(repository: Repository, publisher: Publisher) -> None:
+def test_a_longer_bundle_is_not_read_to_its_end(repository: Repository, publisher: Any) -> None:
     (publisher.targets / f"tiny/1/{SHA256}.pc.bundle").write_bytes(BUNDLE * 2)
     with pytest.raises(DigestError):
         fetch(repository)
 
 
 @pytest.mark.parametrize("role", ["online", "models-tiny"])
-def test_a_strangers_key(repository: Repository, publisher: Publisher, role: str) -> None:
+def test_a_strangers_key(repository: Repository, publisher: Any, role: str) -> None:
     publisher.keys[role] = CryptoSigner.generate_ed25519()
-    publisher.publish()
+    publisher.publish(PATH, BUNDLE)
     with pytest.raises(SignatureError):
         fetch(repository)
 
 
-def test_a_workloads_key_speaks_for_no_other_workload(repository: Repository, publisher: Publisher) -> None:
-    publisher.publish("huge/1/pc.bundle")
+def test_a_workloads_key_speaks_for_no_other_workload(repository: Repository, publisher: Any) -> None:
+    publisher.publish("huge/1/pc.bundle", BUNDLE)
     with pytest.raises(TrustError, match="not signed by any key"):
         repository.fetch("huge/1/pc.bundle", SHA256, len(BUNDLE))
 
@@ -127,23 +69,23 @@ def test_director_and_repository_must_agree(repository: Repository) -> None:
         repository.fetch(PATH, "ab" * 32, len(BUNDLE))
 
 
-def test_an_older_timestamp_is_a_replay(repository: Repository, publisher: Publisher) -> None:
+def test_an_older_timestamp_is_a_replay(repository: Repository, publisher: Any) -> None:
     old = (publisher.metadata / "timestamp.json").read_bytes()
-    publisher.publish()
+    publisher.publish(PATH, BUNDLE)
     assert fetch(repository) == BUNDLE
     (publisher.metadata / "timestamp.json").write_bytes(old)
     with pytest.raises(ReplayError):
         fetch(repository)
 
 
-def test_expired_metadata(repository: Repository, publisher: Publisher) -> None:
-    publisher.publish(expires=publisher.expires - timedelta(days=2))
+def test_expired_metadata(repository: Repository, publisher: Any) -> None:
+    publisher.publish(PATH, BUNDLE, expires=publisher.expires - timedelta(days=2))
     with pytest.raises(ExpiredError):
         fetch(repository)
 
 
 def test_a_clock_that_fell_back_does_not_revive_metadata(
-    cloud: Any, publisher: Publisher, repository: Repository, tmp_path: Path
+    cloud: Any, publisher: Any, repository: Repository, tmp_path: Path
 ) -> None:
     files = (tmp_path / "authority.pem", tmp_path / "root.json", tmp_path / "cache")
     late = publisher.expires.timestamp() + 1
@@ -165,7 +107,7 @@ def test_no_server_is_a_lost_link(repository: Repository, cloud: Any) -> None:
 
 
 def test_another_authoritys_server_is_not_talked_to(
-    repository: Repository, cloud: Any, publisher: Publisher, tmp_path: Path
+    repository: Repository, cloud: Any, publisher: Any, tmp_path: Path
 ) -> None:
     other = identity.Authority.new("desert", datetime.now(timezone.utc)).certificate
     (tmp_path / "authority.pem").write_bytes(other.public_bytes(serialization.Encoding.PEM))
