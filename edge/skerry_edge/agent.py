@@ -55,38 +55,31 @@ class Agent:
         self._spool = Spool(folders.spool, config.spool_mb << 20)
         self._outbox = Outbox(self._spool, _sealer(folders, config))
         self._events = EventLog(folders.events, self._outbox.put)
-        self._engine, self._recorder = Engine(), None
+        self._engine = Engine()
+        self._recorder: Recorder | None = None
         flow = UpdateFlow(self._world(), Slots(folders.slots, folders.active), StateFile(folders.update))
         self._worker = Worker(flow)
         self._uplink = Uplink(self._outbox, _transports(folders, config), self._worker.desire)
-
-    _recorder: Recorder | None
 
     async def run(self) -> None:
         """Until SIGTERM or SIGINT; what was recorded is in the spool when this returns."""
         stopping = _on_signals()
         servers = self._serve()
         self._tell("", "started")
-        work = [
-            asyncio.create_task(stopping.wait()),
-            asyncio.create_task(asyncio.to_thread(self._worker.run)),
-            asyncio.create_task(self._tick()),
-            asyncio.create_task(self._uplink.run()),
-        ]
-        try:
-            ended, _ = await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            await asyncio.to_thread(self._stop, servers)
-            for task in work:
-                task.cancel()
-            await asyncio.gather(*work, return_exceptions=True)
+        updates = asyncio.create_task(asyncio.to_thread(self._worker.run))
+        others = [asyncio.create_task(work) for work in (stopping.wait(), self._tick(), self._uplink.run())]
+        ended, _ = await asyncio.wait([updates, *others], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.to_thread(_stop, servers)
+        self._worker.close()
+        await asyncio.wait([updates])  # after its present step; it may still swap models and report
+        await asyncio.to_thread(self._finish)
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
         for task in ended:
             task.result()  # what ended by an error ends the agent, and whoever started it starts it again
 
-    def _stop(self, servers: Sequence[grpc.Server]) -> None:
-        for stopped in [server.stop(GRACE_S) for server in servers]:
-            stopped.wait()
-        self._worker.close()
+    def _finish(self) -> None:
         if self._recorder:
             self._recorder.close()
         self._tell("started", "stopped")
@@ -208,6 +201,11 @@ def _server(address: str, *services: grpc.GenericRpcHandler) -> tuple[grpc.Serve
         raise ConfigError(f"{address}: cannot be served on: {error}") from None
     server.start()
     return server, port
+
+
+def _stop(servers: Sequence[grpc.Server]) -> None:
+    for stopped in [server.stop(GRACE_S) for server in servers]:
+        stopped.wait()
 
 
 def _label(prediction_id: str, label: str) -> bytes:

@@ -32,9 +32,9 @@ class Client:
         """``path``: the device's folder, or the agent's socket in it. Raises ConfigError if it is no such folder."""
         folders = _folders(Path(path))
         self._config: AgentConfig = load(folders)
-        self._slots, self._pointer = Slots(folders.slots, folders.active), folders.active
-        self._engine, self._reporter = Engine(), Reporter(folders.socket)
         self._recorder: Recorder | None = None
+        self._slots, self._pointer = Slots(folders.slots, folders.active), folders.active
+        self._engine, self._reporter = Engine(), Reporter(folders.socket, self._tick)
         self._loaded: Pointer | None = None
         self._lock, self._seen, self._look_at = threading.Lock(), (0, 0), 0.0
 
@@ -66,6 +66,10 @@ class Client:
     ) -> None:
         self.close()
 
+    def _tick(self) -> None:
+        if recorder := self._recorder:
+            recorder.tick()
+
     def _follow(self) -> None:
         """Look at the pointer now and then; load what it names if that changed. One thread does, the others go on."""
         if time.monotonic() < self._look_at or not self._lock.acquire(blocking=self._loaded is None):
@@ -78,8 +82,6 @@ class Client:
             self._lock.release()
 
     def _look(self) -> None:
-        if self._recorder:
-            self._recorder.tick()
         seen = _stamp(self._pointer)
         if seen == self._seen:
             return

@@ -29,6 +29,7 @@ Rows = dict[str, list[Any]]
 FOLD = 256  # examples counted at a time: 35-88 ns a value in batches, several µs one by one
 SAMPLES = 64  # samples sent together; more would only wait in memory
 SAMPLE_BYTES = 1 << 20  # of their inputs; keeps a batch far below telemetry.MAX_BATCH
+LARGEST = telemetry.MAX_BATCH // 2  # bytes of an input that can be a sample
 FULL = 8  # batches of samples that may wait for tick
 SAMPLES_S = 5.0  # seconds that a sample may wait: proving a new model looks at samples
 
@@ -113,6 +114,8 @@ class Recorder:
 
     def _sample(self, now: float, ids: Sequence[str], inputs: Tensors, scores: NDArray[Any]) -> None:
         (tensor,) = inputs.values()
+        if tensor[:1].nbytes > LARGEST:
+            return
         model = (self._manifest.workload, self._manifest.release)
         for i, name in enumerate(ids):
             if self._draw() >= self._rate:

@@ -23,6 +23,7 @@ SERVICE = "skerry.v1.Local"
 TABLES = ("windows", "samples", "labels")  # events are the agent's own to tell
 MAX_LABEL = 1024  # characters of a prediction id or a label
 WAITING = 256  # reports that may wait for the agent; older ones give way
+TICK_S = 1.0  # how late a report may be
 CLOSE_S = 2.0  # seconds that closing waits for an agent; it answers after an fsync
 
 Sink = Callable[[str, bytes], None]  # (table, packed rows)
@@ -55,7 +56,9 @@ class Reporter:
     most: one that may have arrived is not sent again, for counts that arrive twice would be wrong.
     """
 
-    def __init__(self, socket: Path) -> None:
+    def __init__(self, socket: Path, tick: Callable[[], None]) -> None:
+        """``tick`` is called about once a second in this thread while no report waits; it may report."""
+        self._tick = tick
         self._channel = grpc.insecure_channel(f"unix:{socket}")
         self._stub = LocalStub(self._channel)
         self._queue: deque[pb.Report | pb.Feedback] = deque()
@@ -95,11 +98,14 @@ class Reporter:
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._queue or self._closing)
-                if not self._queue:
+                self._changed.wait_for(lambda: self._queue or self._closing, TICK_S)
+                if self._closing and not self._queue:
                     return
-                message = self._queue.popleft()
-            self._send(message)
+                message = self._queue.popleft() if self._queue else None
+            if message is None:
+                self._tick()
+            else:
+                self._send(message)
 
     def _send(self, message: pb.Report | pb.Feedback) -> None:
         try:

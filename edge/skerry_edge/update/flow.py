@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from skerry_edge.update import plan
 from skerry_edge.update.probe import probe
-from skerry_edge.update.prove import Proof, Verdict, judge
+from skerry_edge.update.prove import Proof, Verdict, judge, top_label
 from skerry_edge.update.slots import Slots
 from skerry_edge.update.state import StateFile, Stored
 from skerry_shared import bundle
@@ -76,6 +76,16 @@ class Live:
     bundle: Bundle
     model: Model
 
+    @property
+    def release(self) -> int:
+        """Its release."""
+        return self.bundle.manifest.release
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class labels in the order of its scores."""
+        return self.bundle.manifest.labels
+
 
 @dataclass(frozen=True)
 class World:
@@ -107,6 +117,7 @@ class UpdateFlow:
         self._stored = file.load()
         self._candidate: Live | None = None
         self._predecessor: Live | None = None
+        self._serving: Live | None = None
         self._proof, self._proving_since = Proof(), world.timer()
         self._last_refusal = ""
         self._steps: dict[Update | None, Callable[[], Verdict | Wait]] = {
@@ -154,19 +165,20 @@ class UpdateFlow:
 
     def compare(self, release: int, inputs: Tensors, scores: NDArray[np.floating]) -> None:
         """A live answer of the candidate: its inputs (a batch of one) and its scores."""
-        if not self.proving or not self._predecessor or release != self._stored.assignment.release:
+        if not self.proving or not self._predecessor or not self._serving or release != self._serving.release:
             return
         try:
             right = np.asarray(self._predecessor.model.run(inputs)["scores"][0])
         except ModelError as error:  # the input's form may have changed with the release; then nothing can be compared
             log.warning("predecessor cannot answer: %s", error)
             return
-        self._proof = self._proof.add(scores, right)
+        found = top_label(scores, self._serving.labels)
+        self._proof = self._proof.add(found is not None and found == top_label(right, self._predecessor.labels))
 
     def failed(self, release: int) -> None:
         """The candidate could not answer a live request."""
         if self.proving and release == self._stored.assignment.release:
-            self._proof = self._proof.fail()
+            self._proof = self._proof.add(False)
 
     def _fit(self) -> Verdict:
         device, target = self._world.device, self._stored.assignment.target
@@ -211,7 +223,10 @@ class UpdateFlow:
             previous = active.previous if active else None
             if previous is None:
                 return Verdict(UpdateEvent.PROVEN, "golden inputs; there is no predecessor to compare with")
-            self._predecessor = self._load(previous.slot)
+            try:
+                self._predecessor = self._load(previous.slot)
+            except ModelError as error:  # no fault of the candidate
+                return Verdict(UpdateEvent.PROVEN, f"golden inputs; its predecessor cannot be loaded: {error}")
         health = self._world.health
         left = self._proving_since + health.proving_s - self._world.timer()
         return judge(self._proof, health.proving_answers, health.min_agreement, left) or Wait(left)
@@ -245,7 +260,7 @@ class UpdateFlow:
             raise ModelError("the slot lost its bundle")
         candidate = self._candidate or self._load(slot)
         self._slots.switch(slot, assignment.workload, assignment.release, assignment.sha256)
-        self._world.serve(candidate)
+        self._serve(candidate)
 
     def _supersede(self) -> None:
         if self._stored.state in UPDATE:
@@ -267,10 +282,10 @@ class UpdateFlow:
         """Serve what the pointer names; where that fails its predecessor, and where there is none nothing."""
         active = self._slots.active()
         if active is None:
-            self._world.serve(None)
+            self._serve(None)
             return
         try:
-            self._world.serve(self._load(active.slot))
+            self._serve(self._load(active.slot))
         except ModelError as error:
             log.error("release %d cannot serve: %s", active.release, error)
             self._give_up(str(error))
@@ -281,6 +296,10 @@ class UpdateFlow:
         else:
             self._slots.undo()
             self._serve_active()
+
+    def _serve(self, live: Live | None) -> None:
+        self._serving = live
+        self._world.serve(live)
 
     def _load(self, slot: str) -> Live:
         """Load what lies in ``slot``, and try it on its golden inputs. Raises ModelError."""

@@ -4,6 +4,7 @@ Pure counting. A model that was retrained after a drift disagrees on what drifte
 show that it is the same kind of model at all; nonsense agrees by chance, once in as many answers as there are labels.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,14 +20,16 @@ class Proof:
     compared: int = 0
     agreed: int = 0
 
-    def add(self, candidate: NDArray[np.floating], predecessor: NDArray[np.floating]) -> "Proof":
-        """With one more pair of scores (one per label). Scores that are not finite agree with nothing."""
-        sound = bool(np.isfinite(candidate).all()) and candidate.shape == predecessor.shape
-        return Proof(self.compared + 1, self.agreed + (sound and candidate.argmax() == predecessor.argmax()))
+    def add(self, agrees: bool) -> "Proof":
+        """With one more comparison."""
+        return Proof(self.compared + 1, self.agreed + agrees)
 
-    def fail(self) -> "Proof":
-        """With one more request that the candidate could not answer."""
-        return Proof(self.compared + 1, self.agreed)
+
+def top_label(scores: NDArray[np.floating], labels: Sequence[str]) -> str | None:
+    """The label with the highest score; None if the scores are not one finite number a label."""
+    if scores.shape != (len(labels),) or not np.isfinite(scores).all():
+        return None
+    return labels[int(scores.argmax())]
 
 
 @dataclass(frozen=True)
