@@ -1,0 +1,130 @@
+"""Mosquitto as a child process of the cloud, where the binary is found: the embedded broker.
+
+Its configuration is generated, and strict: TLS 1.3, a certificate of the fleet's authority for every client, user name
+and client id are the certificate's common name (else a device could take over another's session), and access rules by
+that name. Nothing is persisted: devices keep what the cloud has not acknowledged, the cloud keeps assignments.
+"""
+
+import asyncio
+import logging
+import os
+import pwd
+import shutil
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from skerry_shared.errors import NotFoundError, StateError
+from skerry_shared.files import write_durably
+from skerry_shared.mqtt import CLOUD, topic
+from skerry_shared.ports.carrier import MAX_MESSAGE, TlsFiles
+
+log = logging.getLogger(__name__)
+
+SYSTEM = "/usr/sbin/mosquitto"  # Debian's place, which is not in a user's PATH
+RUNNING = b" running"  # how Mosquitto ends the line that says it accepts connections
+START = 10.0  # seconds until it must have said so
+TOPIC = 1024  # bytes around a message, at most
+
+
+def found() -> Path | None:
+    """The Mosquitto of this machine, if there is one."""
+    path = shutil.which("mosquitto") or shutil.which(SYSTEM)
+    return Path(path) if path else None
+
+
+@asynccontextmanager
+async def run_mosquitto(
+    folder: Path, port: int, fleet: str, identity: TlsFiles, host: str = "127.0.0.1"
+) -> AsyncIterator[None]:
+    """Serve ``fleet`` at ``host``:``port`` while the context is open; ``identity`` holds the server's certificate.
+
+    ``folder`` (created if missing) takes the configuration. The broker dies with this process, however that dies.
+    Raises NotFoundError without a binary, StateError if the broker does not start.
+    """
+    binary = found()
+    if binary is None:
+        raise NotFoundError("mosquitto: not installed; `apt install mosquitto`, or use gRPC")
+    config = _configure(folder, host, port, fleet, identity)
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(*_dying_with_us(), str(binary), "-c", str(config), stderr=pipe)
+    assert process.stderr is not None
+    started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    watch = asyncio.ensure_future(_watch(process.stderr, started))
+    try:
+        await asyncio.wait({started}, timeout=START)
+        if not started.done():
+            raise StateError(f"mosquitto did not start within {START:g} s")
+        started.result()
+        yield
+    finally:
+        await _stop(process)
+        await asyncio.gather(watch, return_exceptions=True)
+
+
+def _configure(folder: Path, host: str, port: int, fleet: str, identity: TlsFiles) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    rules, config = folder / "access.acl", folder / "mosquitto.conf"
+    write_durably(rules, _access_rules(fleet).encode(), 0o600)
+    write_durably(config, _configuration(host, port, rules, identity).encode(), 0o600)
+    return config
+
+
+def _access_rules(fleet: str) -> str:
+    return f"""user {CLOUD}
+topic readwrite {topic(fleet, "+", "#")}
+
+pattern write {topic(fleet, "%u", "up")}
+pattern write {topic(fleet, "%u", "status")}
+pattern read {topic(fleet, "%u", "ack")}
+pattern read {topic(fleet, "%u", "desired")}
+"""
+
+
+def _configuration(host: str, port: int, rules: Path, identity: TlsFiles) -> str:
+    return f"""listener {port} {host}
+cafile {identity.authority.resolve()}
+certfile {identity.certificate.resolve()}
+keyfile {identity.key.resolve()}
+tls_version tlsv1.3
+require_certificate true
+use_identity_as_username true
+use_username_as_clientid true
+allow_anonymous false
+acl_file {rules.resolve()}
+max_queued_messages 0
+max_inflight_messages 200
+max_packet_size {MAX_MESSAGE + TOPIC}
+persistence false
+user {pwd.getpwuid(os.geteuid()).pw_name}
+log_dest stderr
+log_type error
+log_type warning
+log_type notice
+log_type information
+"""
+
+
+def _dying_with_us() -> list[str]:
+    setpriv = shutil.which("setpriv")  # util-linux; without it only an orderly end stops the broker
+    return [setpriv, "--pdeathsig", "TERM"] if setpriv else []
+
+
+async def _watch(stderr: asyncio.StreamReader, started: "asyncio.Future[None]") -> None:
+    last: deque[str] = deque(maxlen=5)
+    async for line in stderr:
+        last.append(line.decode(errors="replace").strip())
+        log.debug("mosquitto: %s", last[-1])
+        if line.rstrip().endswith(RUNNING) and not started.done():
+            started.set_result(None)
+    if not started.done():
+        started.set_exception(StateError(f"mosquitto did not start: {'; '.join(last)}"))
+
+
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is not None:
+        log.error("mosquitto had ended by itself, exit code %d", process.returncode)
+        return
+    process.terminate()
+    await process.wait()
