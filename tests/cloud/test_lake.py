@@ -1,0 +1,118 @@
+import threading
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from skerry_cloud.ingest import lake as lake_module
+from skerry_cloud.ingest.lake import QUARANTINE, Lake, schema
+from skerry_shared.errors import NotFoundError, ReplayError
+from skerry_shared.telemetry import TABLES
+
+
+def labels(*names: str, counter: int = 1) -> pa.Table:
+    rows: list[dict[str, Any]] = [
+        {"time": 1.0, "prediction_id": name, "label": "boot", "device": "d", "session": "00", "counter": counter,
+         "row": row, "received": 2.0}
+        for row, name in enumerate(names)
+    ]  # fmt: skip
+    return pa.Table.from_pylist(rows, schema=schema("labels"))
+
+
+def ids(lake: Lake) -> list[str]:
+    return sorted(lake.scan("labels").column("prediction_id").to_pylist())
+
+
+@pytest.mark.parametrize("table", [*TABLES, QUARANTINE])
+def test_every_table_can_be_scanned_before_its_first_row_and_reads_back_its_schema(table: str, tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    assert lake.scan(table).schema == schema(table)
+    lake.append(table, schema(table).empty_table(), {"d": 1})
+    assert lake.scan(table).schema == schema(table)
+    assert Lake(tmp_path).scan(table, columns=["device"]).column_names == ["device"]
+
+
+def test_rows_can_be_chosen(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    lake.append("labels", labels("p1", "p2"), {})
+    lake.append("labels", labels("p3", counter=2), {})
+    found = lake.scan("labels", columns=["prediction_id"], filter=pc.field("counter") == 2)
+    assert found.to_pydict() == {"prediction_id": ["p3"]}
+
+
+def test_a_watermark_that_does_not_rise_adds_nothing(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    lake.append("labels", labels("p1"), {"d/1": 4, "d/2": 7})
+    for version in (3, 4):
+        with pytest.raises(ReplayError, match="up to 4"):
+            lake.append("labels", labels("p2"), {"d/1": version})
+    with pytest.raises(ReplayError):
+        Lake(tmp_path).append("labels", labels("p2"), {"d/2": 7})
+    lake.append("labels", labels("p3"), {"d/1": 5})
+    assert ids(Lake(tmp_path)) == ["p1", "p3"]
+    assert Lake(tmp_path).watermark("labels", "d/1") == 5
+    assert lake.watermark("labels", "d/3") == lake.watermark("windows", "d/1") == 0
+
+
+def test_a_second_writer_is_noticed(tmp_path: Path) -> None:
+    first = Lake(tmp_path)
+    first.append("labels", labels("p1"), {"d": 1})
+    second = Lake(tmp_path)
+    first.append("labels", labels("p2"), {"d": 2})
+    with pytest.raises(ReplayError, match="another process"):
+        second.append("labels", labels("p2"), {"d": 2})
+    assert ids(Lake(tmp_path)) == ["p1", "p2"]
+
+
+@pytest.mark.parametrize("kept", [0, 1, 100, -2])
+def test_a_commit_that_a_power_cut_broke_is_taken_back(kept: int, tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    lake.append("labels", labels("p1"), {"d": 1})
+    lake.append("labels", labels("p2"), {"d": 2})
+    last = max((tmp_path / "labels/_delta_log").glob("*.json"))
+    last.write_bytes(last.read_bytes()[:kept])
+
+    again = Lake(tmp_path)
+    assert ids(again) == ["p1"]
+    again.append("labels", labels("p2"), {"d": 2})  # the device sends it again
+    assert ids(Lake(tmp_path)) == ["p1", "p2"]
+
+
+def test_a_table_whose_creation_was_cut_is_created_again(tmp_path: Path) -> None:
+    Lake(tmp_path).append("labels", labels("p1"), {"d": 1})
+    for commit in (tmp_path / "labels/_delta_log").glob("*1.json"):
+        commit.unlink()
+    (tmp_path / "labels/_delta_log" / f"{0:020d}.json").write_bytes(b"")
+    lake = Lake(tmp_path)
+    lake.append("labels", labels("p1"), {"d": 1})
+    assert ids(lake) == ["p1"]
+
+
+def test_an_unknown_table_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="no table 'gossip'"):
+        Lake(tmp_path).scan("gossip")
+
+
+def test_readers_see_whole_commits_while_a_writer_writes(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+
+    def write() -> None:
+        for counter in range(1, 20):
+            lake.append("labels", labels("a", "b", counter=counter), {"d": counter})
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    while writer.is_alive():
+        assert lake.scan("labels").num_rows % 2 == 0
+    writer.join()
+    assert lake.scan("labels").num_rows == 38
+
+
+def test_everything_is_synced_before_append_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    lake = Lake(tmp_path)
+    monkeypatch.setattr(lake_module, "_sync", lambda path: synced.append(path.suffix))
+    lake.append("labels", labels("p1"), {"d": 1})
+    assert synced == [".json", ".parquet", ".json"]
