@@ -80,6 +80,7 @@ class Agent:
             task.result()  # what ended by an error ends the agent, and whoever started it starts it again
 
     def _finish(self) -> None:
+        self._folders.port.unlink(missing_ok=True)
         if self._recorder:
             self._recorder.close()
         self._tell("started", "stopped")
@@ -130,7 +131,6 @@ class Agent:
 
     def _serve(self) -> list[grpc.Server]:
         folders = self._folders
-        folders.run.mkdir(mode=0o700, exist_ok=True)
         inference = oip.handlers(self._engine)
         reports = local.handlers(self._sink, lambda name, label: self._sink("labels", _label(name, label)))
         tcp, port = _server(f"127.0.0.1:{self._config.grpc_port}", inference)
@@ -160,6 +160,7 @@ async def run(folder: Path) -> None:
     folders = Folders(folder)
     config = load(folders)
     with locked(folders):
+        folders.port.unlink(missing_ok=True)  # of an agent that was killed
         for path in (folders.state, folders.slots):
             path.mkdir(exist_ok=True)
         await Agent(folders, config).run()

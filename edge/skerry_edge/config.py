@@ -3,6 +3,7 @@
 Enrolment writes agent.toml last, so a folder that has one is a whole device.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -53,6 +54,9 @@ class AgentConfig:
             raise ValueError("needs sample_rate from 0 to 1, window_s > 0, threads >= 1, spool_mb >= 1")
         if not 0 <= self.grpc_port <= 65535:
             raise ValueError("grpc_port: needs 0 to 65535")
+        for key, address in (("gateway", self.gateway), ("mqtt", self.mqtt or "unused:0")):
+            if not re.fullmatch(r".+:\d{1,5}", address):
+                raise ValueError(f"{key}: {address!r} is not host:port")
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,7 @@ def test_configuration_has_defaults(tmp_path: Path) -> None:
         ('transports = ["mqtt"]', "'mqtt' needs the key 'mqtt'"),
         ('transports = ["smoke"]', "expected one of 'mqtt', 'grpc'"),
         ("grpc_port = 70000", "grpc_port"),
+        ('mqtt = "broker"', "mqtt: 'broker' is not host:port"),
         ("[health]\nmin_agreement = 3", "min_agreement from 0 to 1"),
     ],
 )

@@ -22,13 +22,12 @@ from numpy.typing import NDArray
 from skerry_edge.update import plan
 from skerry_edge.update.probe import probe
 from skerry_edge.update.prove import Proof, Verdict, judge, top_label
-from skerry_edge.update.slots import Slots
+from skerry_edge.update.slots import Pointer, Slots
 from skerry_edge.update.state import StateFile, Stored
 from skerry_shared import bundle
 from skerry_shared.bundle import Bundle
 from skerry_shared.errors import ExpiredError, LinkError, ModelError, SkerryError, TrustError, UnfitError
 from skerry_shared.ports.runtime import Model, Tensors
-from skerry_shared.release import Assignment
 from skerry_shared.states import UPDATE, Update, UpdateEvent, step
 
 log = logging.getLogger(__name__)
@@ -215,21 +214,27 @@ class UpdateFlow:
         return Verdict(UpdateEvent.PASSED, f"golden outputs within {worst:.2g}")
 
     def _prove(self) -> Verdict | Wait:
-        active = self._slots.active()
-        if active is None or active.sha256 != self._stored.assignment.sha256:
-            self._switch(self._stored.assignment)
-            active = self._slots.active()
-        if self._predecessor is None:
-            previous = active.previous if active else None
-            if previous is None:
-                return Verdict(UpdateEvent.PROVEN, "golden inputs; there is no predecessor to compare with")
-            try:
-                self._predecessor = self._load(previous.slot)
-            except ModelError as error:  # no fault of the candidate
-                return Verdict(UpdateEvent.PROVEN, f"golden inputs; its predecessor cannot be loaded: {error}")
+        objection = self._call_witness(self._switched())
+        if objection:
+            return Verdict(UpdateEvent.PROVEN, f"golden inputs; {objection}")
         health = self._world.health
         left = self._proving_since + health.proving_s - self._world.timer()
         return judge(self._proof, health.proving_answers, health.min_agreement, left) or Wait(left)
+
+    def _call_witness(self, active: Pointer) -> str:
+        """Load the predecessor, if it has anything to say about the candidate; else say why it has not."""
+        previous = active.previous
+        if previous is None:
+            return "there is no predecessor to compare with"
+        if previous.workload != active.workload:
+            return f"its predecessor is another workload, {previous.workload}"
+        if previous.release > active.release:  # the director's own undo must not be judged by what it undoes
+            return f"goes back from release {previous.release}"
+        try:
+            self._predecessor = self._predecessor or self._load(previous.slot)
+        except ModelError as error:  # no fault of the candidate
+            return f"its predecessor cannot be loaded: {error}"
+        return ""
 
     def _attempt(self, act: Callable[[], Verdict | Wait]) -> Verdict | Wait:
         try:
@@ -254,13 +259,18 @@ class UpdateFlow:
             self._candidate = self._predecessor = None
         self._tell()
 
-    def _switch(self, assignment: Assignment) -> None:
+    def _switched(self) -> Pointer:
+        """The pointer, moved to the candidate if it was not yet."""
+        assignment, active = self._stored.assignment, self._slots.active()
+        if active and active.sha256 == assignment.sha256:
+            return active
         slot = self._slots.holding(assignment.sha256)
         if slot is None:
             raise ModelError("the slot lost its bundle")
         candidate = self._candidate or self._load(slot)
-        self._slots.switch(slot, assignment.workload, assignment.release, assignment.sha256)
+        active = self._slots.switch(slot, assignment.workload, assignment.release, assignment.sha256)
         self._serve(candidate)
+        return active
 
     def _supersede(self) -> None:
         if self._stored.state in UPDATE:

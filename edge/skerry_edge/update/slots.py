@@ -76,10 +76,12 @@ class Slots:
         write_durably(folder / MARK, sha256.encode())
         return slot
 
-    def switch(self, slot: str, workload: str, release: int, sha256: str) -> None:
+    def switch(self, slot: str, workload: str, release: int, sha256: str) -> Pointer:
         """Let ``slot`` serve; what served until now becomes its predecessor."""
         active = self.active()
-        self._write(Pointer(slot, workload, release, sha256, replace(active, previous=None) if active else None))
+        pointer = Pointer(slot, workload, release, sha256, replace(active, previous=None) if active else None)
+        self._write(pointer)
+        return pointer
 
     def undo(self) -> None:
         """Put the predecessor back; without one nothing serves."""
