@@ -47,12 +47,11 @@ class Drift:
 
 @dataclass(frozen=True)
 class Retrain:
-    """When to retrain by itself, and when a candidate may become a release."""
+    """When to retrain by itself, and what a candidate may lose. It must always be better on recent data."""
 
     enabled: bool = True
     min_labels: int = 200  # labelled samples of the alarmed devices since their drift began
-    min_gain: float = 0.0  # accuracy on recent data that the candidate must win, beyond statistical doubt
-    max_loss: float = 2.0  # points of accuracy on the old data that it may lose
+    max_loss: float | None = None  # points of accuracy on the old data that a candidate may lose; else the workload's
     cooldown_minutes: float = 30.0  # between two retrainings of a workload
     epochs: int = 0  # 0: the workload's own number
 
@@ -69,6 +68,11 @@ class CloudConfig:
     rollouts: Rollouts = field(default_factory=Rollouts)
     drift: Drift = field(default_factory=Drift)
     retrain: Retrain = field(default_factory=Retrain)
+
+    def database_url(self, folder: Path) -> str:
+        """``database``, a relative SQLite file taken to be in ``folder``."""
+        prefix, _, file = self.database.partition(":///")
+        return f"{prefix}:///{folder / file}" if prefix.startswith("sqlite") else self.database
 
     def __post_init__(self) -> None:
         """Names are checked here, so that a wrong one is found on start."""
@@ -112,6 +116,5 @@ run_length = 10000.0                 # windows between two false alarms of a dev
 [retrain]
 enabled = true
 min_labels = 200                     # labelled samples since the drift began
-max_loss = 2.0                       # points of accuracy that a candidate may lose on the old data
 cooldown_minutes = 30.0
 """

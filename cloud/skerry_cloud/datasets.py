@@ -21,17 +21,20 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from skerry_cloud.workloads import Examples, Workload
+from skerry_cloud.examples import Examples
 from skerry_shared.config import decode
 from skerry_shared.errors import DigestError, InputError, NotFoundError, StateError
 from skerry_shared.files import sync_folder, write_durably
+
+if TYPE_CHECKING:  # it loads torch, which reading a version does not need
+    from skerry_cloud.workloads import Workload
 
 TRAIN, VALIDATION, TEST = SPLITS = ("train", "validation", "test")
 REFERENCE, RECENT = "reference", "recent"
@@ -113,7 +116,7 @@ class DatasetVersion:
 
 def create(
     folder: Path,
-    workload: Workload,
+    workload: "Workload",
     examples: Examples,
     sources: Sequence[str],
     parent: DatasetVersion | None = None,

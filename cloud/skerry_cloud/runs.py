@@ -9,6 +9,7 @@
         golden/in/<input>.npy      known inputs
         golden/out/<output>.npy    what this very file answers to them
         report.json                ``VariantReport``
+    verdict.json                   of a retraining: candidate against champion, see ``evaluate.compare``
 
 A job writes its JSON file last: where that is, the rest is whole.
 """
@@ -25,7 +26,7 @@ from skerry_shared.files import write_durably
 from skerry_shared.release import Channel, TensorSpec
 
 WEIGHTS, MODEL = "model.pt", "model.onnx"
-DECLARED, METRICS, REPORT = "workload.json", "metrics.json", "report.json"
+DECLARED, METRICS, REPORT, VERDICT = "workload.json", "metrics.json", "report.json", "verdict.json"
 
 T = TypeVar("T")
 
@@ -74,7 +75,8 @@ class VariantReport:
     """What was measured about one variant, against the float32 export.
 
     ``drop`` in points of accuracy on the test split; ``parity`` is the largest difference of a golden score;
-    ``latency_ms`` the median for one input on one thread of the machine that compressed.
+    ``latency_ms`` the median for one input on one thread of the machine that compressed. ``baseline`` is healthy
+    traffic; ``references`` that of devices which the model was retrained for ("device:edge-1"), over the same bins.
     """
 
     precision: str
@@ -87,6 +89,7 @@ class VariantReport:
     tolerance: float
     tolerance_reason: str
     baseline: tuple[Channel, ...]
+    references: dict[str, tuple[Channel, ...]]
 
 
 @dataclass(frozen=True)

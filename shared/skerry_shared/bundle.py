@@ -82,6 +82,14 @@ def unpack(data: bytes, folder: Path) -> Bundle:
     return load(folder)
 
 
+def peek(data: bytes) -> Manifest:
+    """The manifest of a packed bundle. Raises ModelError if it has none."""
+    with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
+        member = archive.extractfile(MANIFEST)
+        assert member  # extractfile raises for a missing one; the manifest is a regular file
+        return wire.from_json(Manifest, member.read())
+
+
 def load(folder: Path) -> Bundle:
     """Load an unpacked bundle. Raises ModelError if a part is missing or damaged."""
     try:

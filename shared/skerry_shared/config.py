@@ -34,12 +34,20 @@ T = TypeVar("T")
 def load_toml(cls: type[T], path: Path) -> T:
     """Read ``path`` as a ``cls``. Raises ConfigError if it is missing, is not TOML or does not fit."""
     try:
-        document = tomllib.loads(path.read_text())
+        text = path.read_text()
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from None
-    return decode(cls, document, str(path))
+    return parse_toml(cls, text, str(path))
+
+
+def parse_toml(cls: type[T], text: str, where: str) -> T:
+    """Read TOML as a ``cls``; ``where`` names the document in errors. Raises ConfigError."""
+    try:
+        return decode(cls, tomllib.loads(text), where)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def decode(cls: type[T], document: Mapping[str, Any], where: str) -> T:

@@ -2,11 +2,12 @@
 
 Every model answers with ``scores`` (float32, batch × labels, probabilities) and ``monitors`` (float32, batch × M: what
 the workload watches about its inputs, computed in the graph). The channels are the M monitors, then ``predicted class``
-and ``confidence``. Bins are fixed by the reference data and ship with the bundle, so counts from any device, process and
-time add up exactly. A channel with K-1 edges has K bins, and one more for values that are missing (NaN).
+and ``confidence``. Bins are fixed by the reference data and ship with the bundle, so counts from any device, process
+and time add up exactly. A channel with K-1 edges has K bins, and one more for values that are missing (NaN).
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,14 @@ def channel_values(scores: Floats, monitors: Floats) -> Floats:
 def baseline(names: Sequence[str], values: Floats, labels: int) -> tuple[Channel, ...]:
     """Reference channels from reference values (n × channels): a bin per class, and quantile bins for the others."""
     return tuple(_channel(name, values[:, i], labels) for i, name in enumerate(names))
+
+
+def recount(channels: Sequence[Channel], values: Floats) -> tuple[Channel, ...]:
+    """The same channels with the counts of other values (n × channels)."""
+    return tuple(
+        replace(channel, counts=tuple(map(int, count(values[:, i], channel.edges))))
+        for i, channel in enumerate(channels)
+    )
 
 
 def count(values: Floats, edges: Sequence[float] | Floats) -> NDArray[np.int64]:

@@ -16,16 +16,15 @@ import torch
 
 from skerry_cloud import datasets, job, runs, workloads
 from skerry_cloud.adapters.onnx_model import OnnxModel
-from skerry_cloud.compress.job import CompressSpec, kinds_of
+from skerry_cloud.compress.job import kinds_of
 from skerry_cloud.compress.job import work as compress
 from skerry_cloud.compress.quantise import network_nodes, quantise
 from skerry_cloud.datasets import REFERENCE, TEST
 from skerry_cloud.evaluate.compare import Verdict
-from skerry_cloud.evaluate.job import VERDICT, CompareSpec
 from skerry_cloud.evaluate.job import work as compare
 from skerry_cloud.job import Progress
 from skerry_cloud.release.package import package
-from skerry_cloud.train.job import TrainSpec
+from skerry_cloud.specs import CompareSpec, CompressSpec, TrainSpec
 from skerry_cloud.train.job import work as train
 from skerry_cloud.workloads import Examples
 from skerry_shared import bundle, profiles, sketch
@@ -216,7 +215,10 @@ def test_retraining_mends_what_drifted_and_the_comparison_sees_it(story: Story, 
         ),
         _ignore,
     )
-    verdict = runs.read(Verdict, tmp_path / VERDICT)
+    report = runs.variant(tmp_path, "int8", "x86_64").report()
+    assert set(report.references) == {"device:edge-1"}
+    assert report.references["device:edge-1"][0].edges == report.baseline[0].edges
+    verdict = runs.read(Verdict, tmp_path / runs.VERDICT)
     assert verdict.passed, verdict.reason
     assert (verdict.figures.recent, verdict.figures.reference) == (120, 40)
 

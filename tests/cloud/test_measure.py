@@ -1,10 +1,20 @@
 from collections import Counter
+from typing import Any
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skerry_cloud.compress.measure import BASELINE_MAX, BASELINE_MIN, baseline_rows, calibration_rows, golden_rows
+from skerry_cloud.compress.measure import (
+    BASELINE_MAX,
+    BASELINE_MIN,
+    REFERENCE_MIN,
+    baseline_rows,
+    calibration_rows,
+    golden_rows,
+    reference_rows,
+)
+from skerry_cloud.datasets import REFERENCE
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=100))
@@ -25,23 +35,27 @@ def test_calibration_takes_recent_rows_for_half_as_far_as_they_go(new: int, old:
     assert len(rows) == recent[rows].sum() + min(old, count - recent[rows].sum())
 
 
+def reference(count: int) -> np.ndarray[Any, Any]:
+    return np.array([REFERENCE] * count)
+
+
 def test_a_baseline_is_held_out_where_there_is_enough() -> None:
-    split = np.array(["train"] * 3000 + ["validation", "test"] * 1000)
-    rows = baseline_rows(split, np.zeros(len(split), bool))
-    assert set(split[rows]) == {"validation", "test"}
-    assert len(rows) == 2000
+    split = np.array(["train"] * 3000 + ["validation"] * 600 + ["test"] * 600)
+    assert "train" not in split[baseline_rows(split, reference(len(split)))]
 
 
 def test_a_small_baseline_is_filled_up_and_a_large_one_is_cut() -> None:
     few = np.array(["train"] * 3000 + ["test"] * 100)
-    assert Counter(few[baseline_rows(few, np.zeros(3100, bool))]) == {"train": BASELINE_MIN - 100, "test": 100}
+    assert Counter(few[baseline_rows(few, reference(3100))]) == {"train": BASELINE_MIN - 100, "test": 100}
     many = np.array(["test"] * 9000)
-    assert len(baseline_rows(many, np.zeros(9000, bool))) == BASELINE_MAX
+    assert len(baseline_rows(many, reference(9000))) == BASELINE_MAX
 
 
-def test_a_baseline_of_a_retrained_model_is_half_recent() -> None:
-    split = np.array(["test"] * 3000 + ["train"] * 60 + ["test"] * 40)
-    recent = np.arange(3100) >= 3000
-    rows = baseline_rows(split, recent)
-    assert recent[rows].sum() == 100
-    assert len(rows) == 200
+def test_what_devices_sent_is_their_reference_and_not_the_baseline() -> None:
+    split = np.array(["test"] * 3000 + (["train"] * 100 + ["test"] * REFERENCE_MIN) * 2)
+    source = np.array([REFERENCE] * 3000 + ["device:a"] * (100 + REFERENCE_MIN) + ["device:b"] * (100 + REFERENCE_MIN))
+    source[-1] = "device:c"
+    assert set(source[baseline_rows(split, source)]) == {REFERENCE}
+    found = reference_rows(split, source)
+    assert list(found) == ["device:a"]  # b has one row too few, c has one in all
+    assert set(source[found["device:a"]]) == {"device:a"} and "train" not in split[found["device:a"]]

@@ -5,7 +5,6 @@ One variant for each distinct kind of device among the profiles. A variant has a
 
 import shutil
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +16,11 @@ from skerry_cloud.compress.quantise import quantise
 from skerry_cloud.datasets import TRAIN
 from skerry_cloud.job import Progress, Report
 from skerry_cloud.runs import Variant
+from skerry_cloud.specs import CompressSpec
 from skerry_shared import profiles
 from skerry_shared.errors import ConfigError
 
 CALIBRATION = 512  # inputs: the ranges of activations no longer change beyond some hundreds
-
-
-@dataclass(frozen=True)
-class CompressSpec:
-    """What to compress. ``max_drop`` in points of accuracy, None for the workload's own.
-
-    ``run`` is the folder that training filled, ``profiles`` names device profiles; the rest is as for training.
-    """
-
-    workload: str
-    folder: Path
-    datasets: Path
-    dataset: int
-    run: Path
-    profiles: tuple[str, ...]
-    max_drop: float | None = None
 
 
 def work(spec: CompressSpec, report: Report) -> None:
@@ -47,7 +31,7 @@ def work(spec: CompressSpec, report: Report) -> None:
     version = datasets.open_version(spec.datasets, spec.dataset)
     rows = version.read()
     max_drop = workload.max_drop if spec.max_drop is None else spec.max_drop
-    trials = trial(workload, rows, version.recent(rows), spec.run / runs.MODEL, max_drop)
+    trials = trial(workload, rows, spec.run / runs.MODEL, max_drop)
     train = rows.of(TRAIN)
     calibration = train.examples.inputs[calibration_rows(version.recent(train), CALIBRATION)]
     report(Progress("data", 1, 1, f"float32 accuracy {trials.accuracy:.4f}"))

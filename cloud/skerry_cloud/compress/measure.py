@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skerry_cloud.adapters.onnx_model import Answers, OnnxModel
-from skerry_cloud.datasets import TEST, TRAIN, Rows
+from skerry_cloud.datasets import REFERENCE, TEST, TRAIN, Rows
 from skerry_cloud.runs import Variant, VariantReport
 from skerry_cloud.workloads import Examples, Workload
 from skerry_shared import sketch
@@ -22,6 +22,7 @@ from skerry_shared.release import Channel
 
 GOLDEN = 32
 BASELINE_MIN, BASELINE_MAX = 1000, 4000  # rows: enough for 16 bins, and no more than a few seconds of answering
+REFERENCE_MIN = 80  # rows: with fewer, 16 bins say next to nothing
 
 TOLERANCE = {
     "float32": (1e-3, "kernels add in different order: some 1e-6 a score, and a wrong kernel is far above 1e-3"),
@@ -43,18 +44,25 @@ def calibration_rows(recent: NDArray[np.bool_], count: int) -> NDArray[np.int64]
     return np.sort(np.concatenate([new, _spread(np.flatnonzero(~recent), count - len(new))]))
 
 
-def baseline_rows(split: NDArray[np.str_], recent: NDArray[np.bool_]) -> NDArray[np.int64]:
+def baseline_rows(split: NDArray[np.str_], source: NDArray[np.str_]) -> NDArray[np.int64]:
     """Places of the rows that stand for healthy traffic: held-out ones, because a model is surer of what it learned.
 
-    Where these are few, training rows fill up. In a version with recent rows, all of these and as many reference rows.
+    Where these are few, training rows fill up. What devices sent is not among them: their world had changed.
     """
-    order = np.argsort(split == TRAIN, kind="stable")
-    held_out = int((split[order] != TRAIN).sum())
-    old = order[~recent[order]]
-    if not recent.any():
-        return np.sort(old[: min(max(held_out, BASELINE_MIN), BASELINE_MAX)])
-    new = order[recent[order]][: BASELINE_MAX // 2]
-    return np.sort(np.concatenate([new, old[: len(new)]]))
+    old = np.flatnonzero(source == REFERENCE)
+    old = old[np.argsort(split[old] == TRAIN, kind="stable")]
+    held_out = int((split[old] != TRAIN).sum())
+    return np.sort(old[: min(max(held_out, BASELINE_MIN), BASELINE_MAX)])
+
+
+def reference_rows(split: NDArray[np.str_], source: NDArray[np.str_]) -> dict[str, NDArray[np.int64]]:
+    """Places of the held-out rows of each device that sent ``REFERENCE_MIN`` of them or more, by source.
+
+    Such a device is compared with these: what drifted there is what the model was retrained for.
+    """
+    devices = (str(name) for name in np.unique(source) if name != REFERENCE)
+    found = {device: np.flatnonzero((source == device) & (split != TRAIN)) for device in devices}
+    return {device: places for device, places in found.items() if len(places) >= REFERENCE_MIN}
 
 
 @dataclass(frozen=True)
@@ -65,21 +73,23 @@ class Trial:
     workload: Workload
     test: Examples
     baseline: NDArray[Any]
+    references: dict[str, NDArray[Any]]
     golden: NDArray[Any]
     accuracy: float
     scores: NDArray[np.float32]
     max_drop: float
 
 
-def trial(workload: Workload, rows: Rows, recent: NDArray[np.bool_], source: Path, max_drop: float) -> Trial:
+def trial(workload: Workload, rows: Rows, source: Path, max_drop: float) -> Trial:
     """Choose the examples, and let the float32 model at ``source`` answer them."""
-    test = rows.of(TEST).examples
+    test, inputs = rows.of(TEST).examples, rows.examples.inputs
     golden = test.inputs[golden_rows(test.labels)]
     model = OnnxModel(source)
     return Trial(
         workload=workload,
         test=test,
-        baseline=rows.examples.inputs[baseline_rows(rows.split, recent)],
+        baseline=inputs[baseline_rows(rows.split, rows.source)],
+        references={source: inputs[places] for source, places in reference_rows(rows.split, rows.source).items()},
         golden=golden,
         accuracy=_accuracy(workload, model, test),
         scores=model.run(golden).scores,
@@ -100,6 +110,7 @@ def measure(trial: Trial, variant: Variant, precision: str, arch: str) -> Varian
             f"{precision} for {arch}: accuracy {accuracy:.4f} is {drop:.2f} points below float32's "
             f"{trial.accuracy:.4f}; at most {trial.max_drop:.2f} are allowed"
         )
+    baseline, references = _channels(trial, model)
     _write_golden(variant, trial.workload.input.name, trial.golden, golden)
     return VariantReport(
         precision=precision,
@@ -111,7 +122,8 @@ def measure(trial: Trial, variant: Variant, precision: str, arch: str) -> Varian
         latency_ms=model.latency_ms(trial.golden),
         tolerance=tolerance,
         tolerance_reason=reason,
-        baseline=_baseline(trial.workload, model.run(trial.baseline)),
+        baseline=baseline,
+        references=references,
     )
 
 
@@ -131,9 +143,17 @@ def _check_kernels(model: Path, inputs: NDArray[Any], answers: Answers, toleranc
         )
 
 
-def _baseline(workload: Workload, answers: Answers) -> tuple[Channel, ...]:
-    values = sketch.channel_values(answers.scores, answers.monitors)
-    return sketch.baseline(sketch.channel_names(workload.monitors), values, len(workload.labels))
+def _channels(trial: Trial, model: OnnxModel) -> tuple[tuple[Channel, ...], dict[str, tuple[Channel, ...]]]:
+    """Baseline and references; the bins are cut over all of them, so that they tell each from the other."""
+
+    def values(inputs: NDArray[Any]) -> sketch.Floats:
+        answers = model.run(inputs)
+        return sketch.channel_values(answers.scores, answers.monitors)
+
+    healthy, changed = values(trial.baseline), {source: values(rows) for source, rows in trial.references.items()}
+    names = sketch.channel_names(trial.workload.monitors)
+    bins = sketch.baseline(names, np.concatenate([healthy, *changed.values()]), len(trial.workload.labels))
+    return sketch.recount(bins, healthy), {source: sketch.recount(bins, rows) for source, rows in changed.items()}
 
 
 def _write_golden(variant: Variant, name: str, inputs: NDArray[Any], answers: Answers) -> None:

@@ -11,14 +11,11 @@ candidate, ``lost`` by it.
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from skerry_cloud.adapters.onnx_model import OnnxModel
 from skerry_shared.errors import InputError
 
 
@@ -124,11 +121,6 @@ def loss_bound(won: int, lost: int, examples: int, alpha: float) -> float:
     loss = lost_share - won_share
     deviation = math.sqrt((won_share + lost_share - loss**2) / size)
     return loss + NormalDist().inv_cdf(1 - alpha) * deviation
-
-
-def scores(model: Path, inputs: NDArray[Any], batch: int = 256) -> NDArray[np.float32]:
-    """What an ONNX model answers to raw inputs: probabilities, n × labels. Raises ModelError."""
-    return OnnxModel(model).run(inputs, batch).scores
 
 
 def _recent(figures: Figures) -> str:

@@ -143,7 +143,7 @@ class Director:
         ]
 
     async def _restore(self, session: AsyncSession, rollout: Rollout, now: float) -> list[Assignment]:
-        """Devices that run the halted release get back what they ran before; the others undid or refused it themselves."""
+        """Devices with the halted release get back what they ran before; the others undid or refused it themselves."""
         query = select(Assignment).where(
             Assignment.rollout == rollout.id,
             Assignment.release == rollout.release,

@@ -10,6 +10,8 @@ class Policy:
 
     min_labels: int
     cooldown_seconds: float
+    epochs: int = 0
+    max_loss: float | None = None
 
 
 @dataclass(frozen=True)

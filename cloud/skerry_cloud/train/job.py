@@ -3,7 +3,6 @@
 import math
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from skerry_cloud import datasets, job, runs, workloads
 from skerry_cloud.adapters.onnx_model import OnnxModel
 from skerry_cloud.datasets import RECENT, REFERENCE, TEST, TRAIN, DatasetVersion, Rows
 from skerry_cloud.job import Progress, Report
+from skerry_cloud.specs import TrainSpec
 from skerry_cloud.train import fit
 from skerry_cloud.train.export import export
 from skerry_cloud.workloads import Workload
@@ -24,26 +24,6 @@ MAX_PARITY = 1e-4  # between PyTorch and the export; some 5e-6 is usual, and a w
 PARITY_INPUTS = 256
 # From a parent's weights, less is to be learned: parts of the epochs and of the peak learning rate.
 WARM_EPOCHS, WARM_RATE = 0.25, 0.5
-
-
-@dataclass(frozen=True)
-class TrainSpec:
-    """What to train. None takes the workload's own value, or a part of it where training starts warm.
-
-    ``folder`` is where a workload given as a path is looked for, ``datasets`` holds the versions, ``run`` is filled,
-    ``parent`` is the run folder to start warm from.
-    """
-
-    workload: str
-    folder: Path
-    datasets: Path
-    dataset: int
-    run: Path
-    parent: Path | None = None
-    epochs: int | None = None
-    train_size: int | None = None
-    seed: int = 0
-    threads: int = 1
 
 
 def work(spec: TrainSpec, report: Report) -> None:

@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from skerry_cloud.workloads.workload import Examples, Workload, check
+from skerry_cloud.examples import Examples
+from skerry_cloud.workloads.workload import Workload, check
 from skerry_shared import plugins
 from skerry_shared.errors import ConfigError, NotFoundError
 

@@ -8,8 +8,9 @@ import numpy as np
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+from skerry_cloud.examples import Examples
 from skerry_cloud.workloads import vision
-from skerry_cloud.workloads.workload import Examples, Workload
+from skerry_cloud.workloads.workload import Workload
 from skerry_shared.release import ANY, TensorSpec
 
 LEARNED = 1437  # examples to learn from; the others are the field's

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from skerry_cloud.examples import Examples
 from skerry_cloud.workloads import vision
-from skerry_cloud.workloads.workload import Examples, Workload
+from skerry_cloud.workloads.workload import Workload
 from skerry_shared.errors import NotFoundError
 from skerry_shared.release import ANY, TensorSpec
 

@@ -7,31 +7,16 @@ differ, and a device needs no Python of yours. ``digits.py`` beside this file is
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from skerry_cloud.examples import Examples
 from skerry_shared.errors import ConfigError, InputError
 from skerry_shared.release import ANY, TensorSpec
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Real data. ``inputs``: n × the workload's raw shape and dtype; ``labels``: int64, n, places in its ``labels``."""
-
-    inputs: NDArray[Any]
-    labels: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def take(self, rows: NDArray[Any] | slice) -> "Examples":
-        """The examples at these places, or where this mask is true, in that order."""
-        return Examples(self.inputs[rows], self.labels[rows])
 
 
 class Workload(ABC):

@@ -1,0 +1,342 @@
+"""The HTTPS API: what the CLI calls, what devices enrol at, and the repository that they fetch from.
+
+    /v1/authority, /v1/enroll    for devices; /v1/enroll asks for a one-time token
+    /repository/…                for devices; static files of the TUF repository
+    /v1/…                        for operators; asks for the bearer token
+
+Bodies are JSON objects, checked against a dataclass: an unknown key is an error that names it. Long work answers with
+one JSON object a line: progress, then ``{"result": …}`` or ``{"error": …}``; it goes on if the caller goes away.
+"""
+
+import asyncio
+import contextlib
+import hmac
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import select
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from skerry_cloud import lineage
+from skerry_cloud.fleet.director import Director, Order
+from skerry_cloud.fleet.enrolment import Enrolment
+from skerry_cloud.fleet.enrolment import Request as EnrolRequest
+from skerry_cloud.ingest.lake import Lake
+from skerry_cloud.ingest.samples import summary
+from skerry_cloud.job import Progress, Report
+from skerry_cloud.learning import Learning
+from skerry_cloud.store import Alarm, Assignment, Bundle, Dataset, Device, Event, Release, Rollout, Run, Store, plain
+from skerry_shared import errors
+from skerry_shared.config import decode
+
+T = TypeVar("T")
+
+MAX_BODY = 1 << 20  # bytes
+STATUS: dict[type[errors.SkerryError], int] = {
+    errors.NotFoundError: 404,
+    errors.UsageError: 400,
+    errors.InputError: 400,
+    errors.StateError: 409,
+    errors.TrustError: 403,
+    errors.GateError: 422,
+    errors.LinkError: 503,
+    errors.SkerryError: 500,
+}
+
+
+@dataclass(frozen=True)
+class Services:
+    """What the API calls on."""
+
+    store: Store
+    learning: Learning
+    director: Director
+    enrolment: Enrolment
+    authority: str  # PEM
+    operator: str  # bearer token
+    lake: Lake
+    repository: Path
+    token_seconds: float
+    background: "set[asyncio.Task[Any]]"  # long work under way
+
+
+@dataclass(frozen=True)
+class IngestRequest:
+    """POST /v1/datasets."""
+
+    workload: str
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """POST /v1/runs. Dataset 0 is the newest; epochs 0 the workload's own number."""
+
+    workload: str
+    dataset: int = 0
+    epochs: int = 0
+    parent: int = 0
+
+
+@dataclass(frozen=True)
+class CompressRequest:
+    """POST /v1/runs/ID/variants. No ``max_drop``: the workload's own budget."""
+
+    profiles: tuple[str, ...]
+    max_drop: float | None = None
+
+
+@dataclass(frozen=True)
+class PublishRequest:
+    """POST /v1/releases."""
+
+    run: int
+    reason: str = "by the operator"
+
+
+@dataclass(frozen=True)
+class DeviceRequest:
+    """POST /v1/devices."""
+
+    name: str
+    profile: str
+
+
+@dataclass(frozen=True)
+class ReasonRequest:
+    """POST /v1/rollouts/ID/halt, /v1/alarms/ID/resolve."""
+
+    reason: str = "by the operator"
+
+
+def create(services: Services) -> Starlette:
+    """The application."""
+    api = _Api(services)
+    routes = [
+        Route("/v1/authority", api.authority),
+        Route("/v1/enroll", api.enroll, methods=["POST"]),
+        Route("/v1/workloads", api.workloads),
+        Route("/v1/datasets", api.rows(Dataset, Dataset.created)),
+        Route("/v1/datasets", api.ingest, methods=["POST"]),
+        Route("/v1/runs", api.rows(Run, Run.id)),
+        Route("/v1/runs", api.train, methods=["POST"]),
+        Route("/v1/runs/{run:int}", api.run),
+        Route("/v1/runs/{run:int}/variants", api.compress, methods=["POST"]),
+        Route("/v1/releases", api.rows(Release, Release.created)),
+        Route("/v1/releases", api.publish, methods=["POST"]),
+        Route("/v1/releases/{workload}/{number:int}", api.release),
+        Route("/v1/devices", api.rows(Device, Device.name)),
+        Route("/v1/devices", api.announce, methods=["POST"]),
+        Route("/v1/devices/{name}", api.device),
+        Route("/v1/devices/{name}", api.revoke, methods=["DELETE"]),
+        Route("/v1/rollouts", api.rows(Rollout, Rollout.id)),
+        Route("/v1/rollouts", api.start_rollout, methods=["POST"]),
+        Route("/v1/rollouts/{rollout:int}", api.rollout),
+        Route("/v1/rollouts/{rollout:int}/halt", api.halt, methods=["POST"]),
+        Route("/v1/telemetry", api.telemetry),
+        Route("/v1/alarms", api.rows(Alarm, Alarm.id)),
+        Route("/v1/alarms/{alarm:int}", api.alarm),
+        Route("/v1/alarms/{alarm:int}/resolve", api.resolve, methods=["POST"]),
+        Route("/v1/events", api.events),
+        Mount("/repository", StaticFiles(directory=services.repository)),
+    ]
+    handlers: dict[Any, Any] = {errors.SkerryError: _refuse, HTTPException: _refuse_http}
+    return Starlette(routes=routes, exception_handlers=handlers)
+
+
+class _Api:
+    """One method a route: decode, call, encode."""
+
+    def __init__(self, services: Services) -> None:
+        self._s = services
+
+    async def authority(self, _: Request) -> Response:
+        return PlainTextResponse(self._s.authority)
+
+    async def enroll(self, request: Request) -> Response:
+        asked = await _body(EnrolRequest, request)
+        return JSONResponse(await self._s.enrolment.enroll(asked, time.time()))
+
+    def rows(self, table: Any, order: Any) -> Callable[[Request], Awaitable[Response]]:
+        """A route that lists a table."""
+
+        async def answer(request: Request) -> Response:
+            self._authorize(request)
+            return JSONResponse([plain(row) for row in await self._s.store.all(select(table).order_by(order))])
+
+        return answer
+
+    async def workloads(self, request: Request) -> Response:
+        self._authorize(request)
+        return JSONResponse([{"name": name} for name in self._s.learning.workloads()])
+
+    async def ingest(self, request: Request) -> Response:
+        asked = await self._asked(IngestRequest, request)
+        return self._long(lambda report: self._s.learning.ingest(asked.workload, "operator", report))
+
+    async def train(self, request: Request) -> Response:
+        asked = await self._asked(TrainRequest, request)
+        return self._long(
+            lambda report: self._s.learning.train(
+                asked.workload, asked.dataset, asked.parent, asked.epochs, "operator", report
+            )
+        )
+
+    async def run(self, request: Request) -> Response:
+        self._authorize(request)
+        run = await self._s.store.get(Run, request.path_params["run"])
+        return JSONResponse(plain(run) | {"report": self._s.learning.report(run.id)})
+
+    async def compress(self, request: Request) -> Response:
+        asked = await self._asked(CompressRequest, request)
+        run = request.path_params["run"]
+        return self._long(
+            lambda report: self._s.learning.compress(run, asked.profiles, asked.max_drop, "operator", report)
+        )
+
+    async def publish(self, request: Request) -> Response:
+        asked = await self._asked(PublishRequest, request)
+        release = await self._s.learning.publish(asked.run, asked.reason, "operator")
+        return JSONResponse(plain(release))
+
+    async def release(self, request: Request) -> Response:
+        self._authorize(request)
+        key = (request.path_params["workload"], request.path_params["number"])
+        release = await self._s.store.get(Release, *key)
+        bundles = await self._s.store.all(select(Bundle).where(Bundle.workload == key[0], Bundle.release == key[1]))
+        answer = plain(release) | {"bundles": [plain(bundle) for bundle in bundles]}
+        return JSONResponse(answer | {"lineage": await lineage.trace(self._s.store, *key)})
+
+    async def announce(self, request: Request) -> Response:
+        asked = await self._asked(DeviceRequest, request)
+        token = await self._s.enrolment.announce(asked.name, asked.profile, self._s.token_seconds, time.time())
+        return JSONResponse({"device": asked.name, "token": token})
+
+    async def device(self, request: Request) -> Response:
+        self._authorize(request)
+        device = await self._s.store.get(Device, request.path_params["name"])
+        history = select(Assignment).where(Assignment.device == device.name).order_by(Assignment.counter)
+        return JSONResponse(plain(device) | {"assignments": [plain(row) for row in await self._s.store.all(history)]})
+
+    async def revoke(self, request: Request) -> Response:
+        self._authorize(request)
+        await self._s.enrolment.revoke(request.path_params["name"], time.time())
+        return await self.device(request)
+
+    async def start_rollout(self, request: Request) -> Response:
+        order = await self._asked(Order, request)
+        return JSONResponse(plain(await self._s.director.start(order, "operator", time.time())))
+
+    async def rollout(self, request: Request) -> Response:
+        self._authorize(request)
+        rollout = await self._s.store.get(Rollout, request.path_params["rollout"])
+        told = select(Assignment).where(Assignment.rollout == rollout.id).order_by(Assignment.counter)
+        return JSONResponse(plain(rollout) | {"devices": [plain(row) for row in await self._s.store.all(told)]})
+
+    async def halt(self, request: Request) -> Response:
+        asked = await self._asked(ReasonRequest, request)
+        number = request.path_params["rollout"]
+        return JSONResponse(plain(await self._s.director.stop(number, "operator", asked.reason, time.time())))
+
+    async def telemetry(self, request: Request) -> Response:
+        """Rows in the lake by device and table, and when the newest arrived."""
+        self._authorize(request)
+        return JSONResponse(await asyncio.to_thread(summary, self._s.lake))
+
+    async def alarm(self, request: Request) -> Response:
+        self._authorize(request)
+        return JSONResponse(plain(await self._s.store.get(Alarm, request.path_params["alarm"])))
+
+    async def resolve(self, request: Request) -> Response:
+        asked = await self._asked(ReasonRequest, request)
+        async with self._s.store.begin() as session:
+            alarm = await session.get(Alarm, request.path_params["alarm"])
+            if not alarm:
+                raise errors.NotFoundError(f"alarm: no {request.path_params['alarm']}")
+            if alarm.state == "resolved":
+                raise errors.StateError(f"alarm: {alarm.id} is resolved already")
+            name, now = f"{alarm.id} {alarm.device}", time.time()
+            session.add(Event(time=now, kind="alarm", name=name, before=alarm.state, after="resolved",
+                              reason=asked.reason, actor="operator"))  # fmt: skip
+            alarm.state = "resolved"
+        return JSONResponse(plain(alarm))
+
+    async def events(self, request: Request) -> Response:
+        """Events after ?after=ID; with ?follow=1 one a line as they happen."""
+        self._authorize(request)
+        after = int(request.query_params.get("after", "0"))
+        if request.query_params.get("follow"):
+            return StreamingResponse(self._follow(after), media_type="application/x-ndjson")
+        found = await self._s.store.all(select(Event).where(Event.id > after).order_by(Event.id))
+        return JSONResponse([plain(event) for event in found])
+
+    async def _follow(self, last: int) -> AsyncIterator[str]:
+        while True:
+            for event in await self._s.store.events_after(last):
+                last = event.id
+                yield json.dumps(plain(event)) + "\n"
+
+    async def _asked(self, cls: type[T], request: Request) -> T:
+        self._authorize(request)
+        return await _body(cls, request)
+
+    def _authorize(self, request: Request) -> None:
+        given = request.headers.get("authorization", "")
+        if not hmac.compare_digest(given.encode(), f"Bearer {self._s.operator}".encode()):
+            raise HTTPException(401, "operator token: missing or wrong")
+
+    def _long(self, work: Callable[[Report], Awaitable[Any]]) -> Response:
+        queue: asyncio.Queue[Progress | dict[str, Any]] = asyncio.Queue()
+        task = asyncio.ensure_future(_finish(work, queue))
+        self._s.background.add(task)
+        task.add_done_callback(self._s.background.discard)
+        return StreamingResponse(_lines(queue), media_type="application/x-ndjson")
+
+
+async def _finish(work: Callable[[Report], Awaitable[Any]], queue: "asyncio.Queue[Progress | dict[str, Any]]") -> None:
+    try:
+        result = await work(queue.put_nowait)
+        queue.put_nowait({"result": result if isinstance(result, dict) else plain(result)})
+    except errors.SkerryError as error:
+        queue.put_nowait({"error": str(error), "kind": type(error).__name__})
+    except BaseException as error:
+        queue.put_nowait({"error": f"internal error: {error!r}", "kind": "SkerryError"})
+        raise
+
+
+async def _lines(queue: "asyncio.Queue[Progress | dict[str, Any]]") -> AsyncIterator[str]:
+    while isinstance(item := await queue.get(), Progress):
+        yield json.dumps(asdict(item)) + "\n"
+    yield json.dumps(item) + "\n"
+
+
+async def _body(cls: type[T], request: Request) -> T:
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY:
+            raise HTTPException(413, f"body: more than {MAX_BODY} bytes")
+    document: Any = None
+    with contextlib.suppress(ValueError):
+        document = json.loads(body or b"{}")
+    if not isinstance(document, dict):
+        raise errors.UsageError("body: not a JSON object")
+    return decode(cls, document, request.url.path)
+
+
+async def _refuse(_: Request, error: Exception) -> Response:
+    status = next(code for kind, code in STATUS.items() if isinstance(error, kind))
+    return JSONResponse({"error": str(error), "kind": type(error).__name__}, status)
+
+
+async def _refuse_http(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"error": error.detail, "kind": "HTTPError"}, error.status_code)

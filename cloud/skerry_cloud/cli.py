@@ -1,0 +1,412 @@
+"""`skerry`: the operator's command line. Everything that it does is a call of the API."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from skerry_cloud.api_client import CloudClient
+from skerry_shared.errors import SkerryError, UsageError
+
+MAP = """Train, compress, sign, roll out, watch and retrain models on a fleet of devices.
+
+out:   data → train → compress → publish → rollout ══ signed release ══▶ devices
+
+back:  retrain ◀ drift ◀ ingest ◀═══════ sealed telemetry ═══════════════ devices
+
+Start with `skerry-cloud init` and `skerry-cloud serve`; the README walks through the loop in ten minutes.
+"""
+
+console = Console()
+app = typer.Typer(help=MAP, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
+data = typer.Typer(help="Dataset versions: ingest, validate, split, number.", no_args_is_help=True)
+run = typer.Typer(help="Training runs and what compression made of them.", no_args_is_help=True)
+release = typer.Typer(help="Published releases and their lineage.", no_args_is_help=True)
+device = typer.Typer(help="Announce devices, see what they run, revoke them.", no_args_is_help=True)
+rollout = typer.Typer(help="Bring a release to devices: a canary first, then the rest.", no_args_is_help=True)
+drift = typer.Typer(help="Alarms: which device's traffic changed, what in it, since when.", no_args_is_help=True)
+
+OUT, BACK, LOOK = "Out: from data to devices", "Back: from devices to the next model", "Look"
+app.add_typer(data, name="data", rich_help_panel=OUT)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+Reason = Annotated[str, typer.Option(help="Why; kept in the event.")]
+
+
+@app.callback()
+def connect(
+    context: typer.Context,
+    cloud: Annotated[
+        Path, typer.Option(envvar="SKERRY_CLOUD", help="The operator.toml that `skerry-cloud init` wrote.")
+    ] = Path("skerry-cloud/operator.toml"),
+) -> None:
+    """Remember which cloud to speak to; it is called when a command needs it."""
+    context.obj = lambda: CloudClient(cloud)
+
+
+@data.command("add")
+def data_add(context: typer.Context, workload: str, as_json: Json = False) -> None:
+    """Ingest a workload's own data as its next dataset version.
+
+    Example: skerry data add fashion
+    """
+    done = _work(_cloud(context).work("/datasets", workload=workload), as_json)
+    _result(
+        done, as_json, f"dataset {done['workload']}@{done['number']}: {done['rows']} rows, sha256 {done['sha256'][:12]}"
+    )
+
+
+@data.command("list")
+def data_list(context: typer.Context, as_json: Json = False) -> None:
+    """Dataset versions of all workloads."""
+    rows = _cloud(context).get("/datasets")
+    _list(rows, as_json, {
+        "dataset": lambda r: f"{r['workload']}@{r['number']}", "rows": "rows", "parent": "parent",
+        "sources": lambda r: ", ".join(f"{k}: {v}" for k, v in r["sources"].items()), "created": _when("created"),
+        "sha256": lambda r: r["sha256"][:12],
+    })  # fmt: skip
+
+
+@app.command(rich_help_panel=OUT)
+def train(
+    context: typer.Context,
+    workload: str,
+    dataset: Annotated[int, typer.Option(help="Dataset version; 0 is the newest.")] = 0,
+    epochs: Annotated[int, typer.Option(help="0 is the workload's own number.")] = 0,
+    parent: Annotated[int, typer.Option(help="Start from this release's weights; 0 is from scratch.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Train a model on a dataset version and evaluate it on held-out data.
+
+    Example: skerry train fashion --epochs 3
+    """
+    work = _cloud(context).work("/runs", workload=workload, dataset=dataset, epochs=epochs, parent=parent)
+    done = _work(work, as_json)
+    _result(done, as_json, f"run {done['id']}: accuracy {done['accuracy']:.2%} on held-out data")
+
+
+@app.command(rich_help_panel=OUT)
+def compress(
+    context: typer.Context,
+    run: int,
+    profile: Annotated[list[str], typer.Option(help="Device profile; may be repeated.")],
+    max_drop: Annotated[float | None, typer.Option(help="Points of accuracy that may be lost.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make and check one variant of a run for each device profile.
+
+    Example: skerry compress 1 --profile generic-x86-64 --profile industrial-pc --max-drop 1.0
+    """
+    done = _work(_cloud(context).work(f"/runs/{run}/variants", profiles=profile, max_drop=max_drop), as_json)
+    _result(done, as_json, f"run {run}: {len(done['variants'])} variants")
+    if not as_json:
+        _list(done["variants"], False, {
+            "precision": "precision", "arch": "arch", "KB": lambda r: f"{r['model_bytes'] / 1024:.0f}",
+            "accuracy": lambda r: f"{r['accuracy']:.2%}", "drop": lambda r: f"{r['drop']:+.2f} points",
+            "latency": lambda r: f"{r['latency_ms']:.3f} ms", "parity": lambda r: f"{r['parity']:.1e}",
+        })  # fmt: skip
+
+
+@app.command(rich_help_panel=OUT)
+def publish(context: typer.Context, run: int, reason: Reason = "by the operator", as_json: Json = False) -> None:
+    """Sign a compressed run's bundles and publish them as the workload's next release.
+
+    Example: skerry publish 1
+    """
+    done = _cloud(context).post("/releases", run=run, reason=reason)
+    _result(done, as_json, f"release {done['workload']}/{done['number']} of run {run} is published")
+
+
+@run.command("list")
+def run_list(context: typer.Context, as_json: Json = False) -> None:
+    """All training runs."""
+    _list(_cloud(context).get("/runs"), as_json, {
+        "run": "id", "workload": "workload", "dataset": "dataset", "parent": "parent", "state": "state",
+        "accuracy": lambda r: f"{r['accuracy']:.2%}", "created": _when("created"), "reason": "reason",
+    })  # fmt: skip
+
+
+@run.command("show")
+def run_show(context: typer.Context, run: int, as_json: Json = False) -> None:
+    """A run with the figures of its variants."""
+    _show(_cloud(context).get(f"/runs/{run}"), as_json)
+
+
+@release.command("list")
+def release_list(context: typer.Context, as_json: Json = False) -> None:
+    """All published releases."""
+    _list(_cloud(context).get("/releases"), as_json, {
+        "release": lambda r: f"{r['workload']}/{r['number']}", "run": "run", "owner": "owner",
+        "created": _when("created"), "reason": "reason",
+    })  # fmt: skip
+
+
+@release.command("show")
+def release_show(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="WORKLOAD/NUMBER")],
+    lineage: Annotated[bool, typer.Option("--lineage", help="From the devices back to the data.")] = False,
+    as_json: Json = False,
+) -> None:
+    """A release, its bundles and, with --lineage, where it comes from.
+
+    Example: skerry release show fashion/2 --lineage
+    """
+    workload, number = _release_name(name)
+    found = _cloud(context).get(f"/releases/{workload}/{number}")
+    if as_json or not lineage:
+        return _show(found["lineage"] if lineage else found, as_json)
+    for depth, step in enumerate(found["lineage"]):
+        details = ", ".join(f"{k} {_short(v)}" for k, v in step.items() if k not in ("kind", "name", "time", "why"))
+        console.print(f"{'  ' * min(depth, 8)}[bold]{step['kind']}[/] {step['name']}  [dim]{_time(step['time'])}[/]  "
+                      f"{escape(step['why'])}{f'  [dim]({escape(details)})[/]' if details else ''}")  # fmt: skip
+    return None
+
+
+@device.command("add")
+def device_add(
+    context: typer.Context,
+    name: str,
+    profile: Annotated[str, typer.Option(help="What kind of device it is.")] = "generic-x86-64",
+    as_json: Json = False,
+) -> None:
+    """Announce a device and print its one-time enrolment token.
+
+    Example: skerry device add edge-1 --profile generic-x86-64
+    """
+    done = _cloud(context).post("/devices", name=name, profile=profile)
+    _result(done, as_json, done["token"])
+
+
+@device.command("list")
+def device_list(context: typer.Context, as_json: Json = False) -> None:
+    """All devices and what they run."""
+    _list(_cloud(context).get("/devices"), as_json, {
+        "device": "name", "profile": "profile", "state": "state", "link": lambda r: r["link"] or "offline",
+        "runs": lambda r: f"{r['workload']}/{r['release']}" if r["release"] else "nothing", "seen": _when("seen"),
+    })  # fmt: skip
+
+
+@device.command("show")
+def device_show(context: typer.Context, name: str, as_json: Json = False) -> None:
+    """A device with all its assignments."""
+    _show(_cloud(context).get(f"/devices/{name}"), as_json)
+
+
+@device.command("revoke")
+def device_revoke(context: typer.Context, name: str, as_json: Json = False) -> None:
+    """Shut a device out: its certificate no longer opens a link."""
+    _result(_cloud(context).delete(f"/devices/{name}"), as_json, f"device {name} is revoked")
+
+
+@rollout.command("start")
+def rollout_start(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="WORKLOAD/NUMBER")],
+    canary: Annotated[int, typer.Option(help="Devices in the first wave.")] = 1,
+    wave_minutes: Annotated[float, typer.Option(help="A wave that is not healthy by then halts the rollout.")] = 60.0,
+    device: Annotated[list[str] | None, typer.Option(help="Only these; may be repeated.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Start bringing a release to the devices that can run it.
+
+    Example: skerry rollout start fashion/1 --canary 1
+    """
+    workload, number = _release_name(name)
+    done = _cloud(context).post("/rollouts", workload=workload, release=number, canary=canary,
+                                wave_seconds=wave_minutes * 60, devices=device or [])  # fmt: skip
+    _result(done, as_json, f"rollout {done['id']}: canary {', '.join(done['waves'][0])}; "
+                           f"follow it with `skerry rollout show {done['id']}`")  # fmt: skip
+
+
+@rollout.command("list")
+def rollout_list(context: typer.Context, as_json: Json = False) -> None:
+    """All rollouts."""
+    _list(_cloud(context).get("/rollouts"), as_json, {
+        "rollout": "id", "release": lambda r: f"{r['workload']}/{r['release']}", "state": "state",
+        "wave": lambda r: f"{r['wave'] + 1} of {len(r['waves'])}", "started": _when("created"), "reason": "reason",
+    })  # fmt: skip
+
+
+@rollout.command("show")
+def rollout_show(context: typer.Context, number: int, as_json: Json = False) -> None:
+    """A rollout and where each device stands."""
+    found = _cloud(context).get(f"/rollouts/{number}")
+    if as_json:
+        return _show(found, True)
+    name = f"{found['workload']}/{found['release']}"
+    console.print(f"rollout {number} of {name}: [bold]{found['state']}[/]  {escape(found['reason'])}")
+    _list(
+        found["devices"], False, {"device": "device", "state": "state", "updated": _when("updated"), "reason": "reason"}
+    )
+    return None
+
+
+@rollout.command("halt")
+def rollout_halt(
+    context: typer.Context, number: int, reason: Reason = "by the operator", as_json: Json = False
+) -> None:
+    """Halt a rollout; devices that already run the release get back what they ran before."""
+    _result(_cloud(context).post(f"/rollouts/{number}/halt", reason=reason), as_json, f"rollout {number} is halted")
+
+
+@drift.command("list")
+def drift_list(context: typer.Context, as_json: Json = False) -> None:
+    """All alarms."""
+    _list(_cloud(context).get("/alarms"), as_json, {
+        "alarm": "id", "device": "device", "release": lambda r: f"{r['workload']}/{r['release']}", "state": "state",
+        "since": _when("since"), "raised": _when("raised"), "what": "summary",
+    })  # fmt: skip
+
+
+@drift.command("show")
+def drift_show(context: typer.Context, number: int, as_json: Json = False) -> None:
+    """An alarm, with the channels that drifted and how strong the evidence is."""
+    found = _cloud(context).get(f"/alarms/{number}")
+    if as_json:
+        return _show(found, True)
+    console.print(f"alarm {number} on [bold]{found['device']}[/], {found['state']}: {escape(found['summary'])}")
+    strongest = max((c["evidence"] for c in found["detail"]["channels"]), default=1.0)
+    for channel in found["detail"]["channels"]:
+        bar = "█" * max(1, round(30 * channel["evidence"] / strongest))
+        console.print(
+            f"  {channel['name']:>18} [red]{bar}[/] 10^{channel['evidence']:.1f}  {escape(channel['direction'])}"
+        )
+    return None
+
+
+@drift.command("resolve")
+def drift_resolve(
+    context: typer.Context, number: int, reason: Reason = "by the operator", as_json: Json = False
+) -> None:
+    """Close an alarm."""
+    done = _cloud(context).post(f"/alarms/{number}/resolve", reason=reason)
+    _result(done, as_json, f"alarm {number} is resolved")
+
+
+@app.command(rich_help_panel=LOOK)
+def events(
+    context: typer.Context,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for more, until Ctrl-C.")] = False,
+    after: Annotated[int, typer.Option(help="Only events with a higher id.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Every change of state: who or what, when, from, to, why."""
+    cloud = _cloud(context)
+    found = cloud.lines(f"/events?after={after}&follow=1") if follow else cloud.get(f"/events?after={after}")
+    for event in found:
+        typer.echo(json.dumps(event) if as_json else event_line(event))
+
+
+@app.command(rich_help_panel=BACK)
+def telemetry(context: typer.Context, as_json: Json = False) -> None:
+    """What came home: rows in the lake for each device."""
+    counts = {name: name for name in ("windows", "samples", "labels", "events")}
+    _list(_cloud(context).get("/telemetry"), as_json, {"device": "device", **counts, "newest": _when("newest")})
+
+
+@app.command(rich_help_panel=LOOK)
+def workloads(context: typer.Context, as_json: Json = False) -> None:
+    """The workloads that this cloud knows: built in, by entry point, or by path in skerry-cloud.toml."""
+    _list(_cloud(context).get("/workloads"), as_json, {"workload": "name"})
+
+
+for group, name, panel in (
+    (rollout, "rollout", OUT), (device, "device", OUT), (drift, "drift", BACK), (run, "run", LOOK),
+    (release, "release", LOOK),
+):  # fmt: skip
+    app.add_typer(group, name=name, rich_help_panel=panel)
+
+
+def event_line(event: dict[str, Any]) -> str:
+    """One event as one line of a timeline."""
+    change = f"{event['before']} → {event['after']}" if event["before"] else event["after"]
+    why = f"  ({event['reason']})" if event["reason"] else ""
+    return f"{_time(event['time'])}  {event['kind']:<8} {event['name']:<24} {change}{why}  by {event['actor']}"
+
+
+def main() -> None:
+    """Run the program: 0 done, 1 failed or refused, 2 used wrongly."""
+    try:
+        app()
+    except SkerryError as error:
+        print(f"skerry: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(2 if isinstance(error, UsageError) else 1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _cloud(context: typer.Context) -> CloudClient:
+    client: CloudClient = context.obj()
+    return client
+
+
+def _work(lines: Iterator[dict[str, Any]], quiet: bool) -> dict[str, Any]:
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"))
+    stages: dict[str, Any] = {}
+    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), disable=quiet) as bars:
+        for line in lines:
+            if "result" in line:
+                for task in stages.values():
+                    bars.update(task, total=1, completed=1)
+                result: dict[str, Any] = line["result"]
+                return result
+            if line["stage"] not in stages:
+                stages[line["stage"]] = bars.add_task(line["stage"], note="")
+            task = stages[line["stage"]]
+            bars.update(task, total=line["total"] or None, completed=line["done"], note=line["note"])
+    raise SkerryError("the cloud ended the work without a result")
+
+
+def _result(document: Any, as_json: bool, line: str) -> None:
+    typer.echo(json.dumps(document) if as_json else line)
+
+
+def _show(document: Any, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(document))
+    else:
+        console.print_json(data=document)
+
+
+def _list(rows: list[dict[str, Any]], as_json: bool, columns: dict[str, str | Callable[[dict[str, Any]], str]]) -> None:
+    if as_json:
+        return typer.echo(json.dumps(rows))
+    table = Table(*columns, box=None, header_style="bold", pad_edge=False)
+    for row in rows:
+        cells = (row[c] if isinstance(c, str) else c(row) for c in columns.values())
+        table.add_row(*(escape(str(cell)) for cell in cells))
+    console.print(table if rows else "[dim]none[/]")
+    return None
+
+
+def _release_name(name: str) -> tuple[str, int]:
+    workload, _, number = name.partition("/")
+    if not number.isdigit():
+        raise UsageError(f"release: {name!r} is not WORKLOAD/NUMBER, as in fashion/1")
+    return workload, int(number)
+
+
+def _when(key: str) -> Callable[[dict[str, Any]], str]:
+    return lambda row: _time(row[key]) if row[key] else "never"
+
+
+def _time(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds):%Y-%m-%d %H:%M:%S}"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {_short(item)}" for key, item in value.items())
+    return value[:12] if isinstance(value, str) and len(value) == 64 else str(value)

@@ -1,0 +1,66 @@
+"""Which device is linked over which carrier, and the way to each."""
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+from skerry_cloud.store import Device, Store
+from skerry_shared import wire
+from skerry_shared.ports.carrier import Carrier, Inbox
+from skerry_shared.telemetry import Down
+
+Arrived = Callable[[str, bytes], Awaitable[None]]
+Desired = Callable[[str], Awaitable[bytes | None]]
+
+
+class Links:
+    """Hands what arrives to ingest, and assignments to devices: at once if they are linked, else when they come."""
+
+    def __init__(self, store: Store, arrived: Arrived, desired: Desired) -> None:
+        """``desired`` is a device's newest signed assignment, None for none."""
+        self._store, self._arrived, self._desired = store, arrived, desired
+        self._carriers: Sequence[Carrier] = ()
+
+    def over(self, carriers: Sequence[Carrier]) -> None:
+        """Use these carriers from now on."""
+        self._carriers = carriers
+
+    def inbox(self, carrier: Carrier) -> Inbox:
+        """What to serve this carrier with."""
+        return _Inbox(self, carrier)
+
+    async def send(self, device: str, down: bytes) -> bool:
+        """Pass a serialised Down to the device over whatever carrier it is linked by; False if by none."""
+        for carrier in self._carriers:
+            if await carrier.send(device, down):
+                return True
+        return False
+
+    async def assign(self, device: str, signed: bytes) -> None:
+        """Pass on a signed assignment. A device that is away gets its newest one when it comes back."""
+        await self.send(device, wire.encode(Down(desired=signed)))
+
+    async def arrived(self, device: str, up: bytes) -> None:
+        """Hand a message to ingest."""
+        await self._arrived(device, up)
+
+    async def present(self, device: str, carrier: Carrier, online: bool) -> None:
+        """Note a link that was opened or lost."""
+        async with self._store.begin() as session:
+            row = await session.get(Device, device)
+            if row and (online or row.link == carrier.name):
+                row.link, row.seen = (carrier.name if online else ""), time.time()
+        if online and (signed := await self._desired(device)):
+            await carrier.send(device, wire.encode(Down(desired=signed)))
+
+
+class _Inbox:
+    """The links, as one carrier sees them."""
+
+    def __init__(self, links: Links, carrier: Carrier) -> None:
+        self._links, self._carrier = links, carrier
+
+    async def arrived(self, device: str, up: bytes) -> None:
+        await self._links.arrived(device, up)
+
+    async def present(self, device: str, online: bool) -> None:
+        await self._links.present(device, self._carrier, online)

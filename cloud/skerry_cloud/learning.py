@@ -1,0 +1,228 @@
+"""Out, step by step: ingest → train → compress → publish. Each step is a process, a row, and an event.
+
+The operator (through the API) and the retraining policy take the same steps. One heavy step runs at a time.
+"""
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+
+from skerry_cloud import datasets, launch, runs
+from skerry_cloud.evaluate.compare import Verdict
+from skerry_cloud.job import Report
+from skerry_cloud.release.package import package
+from skerry_cloud.release.repository import Repository
+from skerry_cloud.specs import CompareSpec, CompressSpec, IngestSpec, TrainSpec
+from skerry_cloud.store import Base, Bundle, Dataset, Event, Release, Run, Store
+from skerry_shared import bundle, identity, plugins, profiles, wire
+from skerry_shared.errors import NotFoundError, SkerryError, StateError, UsageError
+from skerry_shared.release import Lineage
+
+PROFILES = "profiles"  # a run's file that says which profiles it was compressed for, one a line
+
+
+class Learning:
+    """The steps. ``paths`` are the workloads of skerry-cloud.toml, ``code`` the revision that lineage names."""
+
+    def __init__(self, store: Store, folder: Path, paths: Mapping[str, str], repository: Repository, code: str) -> None:
+        """``folder`` is the cloud's own: datasets/ and runs/ are below it."""
+        self._store, self._folder, self._paths, self._repository = store, folder, paths, repository
+        self._code, self._heavy, self._publishing = code, asyncio.Lock(), asyncio.Lock()
+
+    def workloads(self) -> list[str]:
+        """Names of all workloads that can be learned here."""
+        return sorted({*plugins.names("skerry.workloads"), *self._paths})
+
+    async def ingest(
+        self, workload: str, actor: str, report: Report, samples: Path | None = None, parent: int = 0
+    ) -> Dataset:
+        """The workload's next dataset version: its own data, or a parent version and samples from the field."""
+        spec = IngestSpec(
+            name=workload, workload=self._known(workload), folder=self._folder, datasets=self._data(workload),
+            created=time.time(), samples=samples, parent=parent,
+        )  # fmt: skip
+        async with self._heavy:
+            self._data(workload).mkdir(parents=True, exist_ok=True)
+            await launch.run("skerry_cloud.train.ingest", spec, self._data(workload), report)
+            number = datasets.versions(self._data(workload))[-1]
+        info = datasets.open_version(self._data(workload), number).info
+        dataset = Dataset(
+            workload=workload, number=number, parent=info.parent, created=info.created, sha256=info.sha256,
+            rows=sum(info.counts.values()), sources=dict(info.sources),
+        )  # fmt: skip
+        why = f"{dataset.rows} rows, {', '.join(f'{n} {split}' for split, n in info.counts.items())}"
+        await self._record(dataset, _event("dataset", f"{workload}@{number}", "", "created", why, actor))
+        return dataset
+
+    async def train(self, workload: str, dataset: int, parent: int, epochs: int, actor: str, report: Report) -> Run:
+        """A run on a dataset version (0: the newest), warm from release ``parent`` unless that is 0."""
+        number = (await self._dataset(workload, dataset)).number
+        origin = await self._store.get(Release, workload, parent) if parent else None
+        run = Run(
+            workload=workload, dataset=number, parent=parent, code=self._code, state="queued", created=time.time()
+        )
+        await self._record(run)
+        self.run_folder(run.id).mkdir(parents=True)
+        await self._move(run, "training", f"on {workload}@{number}", actor)
+        spec = TrainSpec(
+            workload=self._known(workload), folder=self._folder, datasets=self._data(workload), dataset=number,
+            run=self.run_folder(run.id), parent=self.run_folder(origin.run) if origin else None,
+            epochs=epochs or None,
+        )  # fmt: skip
+        async with self._step(run, actor):
+            await launch.run("skerry_cloud.train.job", spec, self.run_folder(run.id), report)
+        run.accuracy = runs.read(runs.Metrics, self.run_folder(run.id) / runs.METRICS).overall["accuracy"]
+        await self._move(run, "trained", f"accuracy {run.accuracy:.4f} on held-out data", actor)
+        return run
+
+    async def compress(
+        self, number: int, names: Sequence[str], max_drop: float | None, actor: str, report: Report
+    ) -> dict[str, Any]:
+        """One checked variant for every kind of device among the profiles. Raises GateError if one loses too much."""
+        run = await self._store.get(Run, number)
+        if run.state not in ("trained", "compressed"):
+            raise StateError(f"run: {number} is {run.state}; only a trained run can be compressed")
+        for name in names:
+            profiles.load(name)
+        if not names:
+            raise UsageError("profiles: name at least one")
+        await self._move(run, "compressing", ", ".join(names), actor)
+        spec = CompressSpec(
+            workload=self._known(run.workload), folder=self._folder, datasets=self._data(run.workload),
+            dataset=run.dataset, run=self.run_folder(number), profiles=tuple(names), max_drop=max_drop,
+        )  # fmt: skip
+        async with self._step(run, actor):
+            await launch.run("skerry_cloud.compress.job", spec, self.run_folder(number), report)
+        variants = self._variants(number, names)
+        (self.run_folder(number) / PROFILES).write_text("\n".join(names))
+        figures = (f"{v['precision']}-{v['arch']} {v['accuracy']:.4f}, {v['model_bytes'] // 1024} KB" for v in variants)
+        await self._move(run, "compressed", "; ".join(figures), actor)
+        return {"run": number, "variants": variants}
+
+    async def compare(self, champion: int, candidate: int, max_loss: float | None, report: Report) -> Verdict:
+        """The candidate run against the champion run, on the candidate's held-out data, recent and old."""
+        run = await self._store.get(Run, candidate)
+        profile = profiles.load(self._profiles(candidate)[0])
+        spec = CompareSpec(
+            workload=self._known(run.workload), folder=self._folder, datasets=self._data(run.workload),
+            dataset=run.dataset, champion=self.run_folder(champion), candidate=self.run_folder(candidate),
+            precision=profile.precision, arch=profile.arch, max_loss=max_loss,
+        )  # fmt: skip
+        async with self._heavy:
+            await launch.run("skerry_cloud.evaluate.job", spec, self.run_folder(candidate), report)
+        return runs.read(Verdict, self.run_folder(candidate) / runs.VERDICT)
+
+    async def publish(self, number: int, reason: str, actor: str) -> Release:
+        """Sign the run's bundles as the workload's next release. Raises StateError unless the run is compressed."""
+        run = await self._store.get(Run, number)
+        if run.state != "compressed":
+            raise StateError(f"run: {number} is {run.state}; compress it first")
+        async with self._publishing:
+            release = await self._next_release(run.workload)
+            bundles = await self._package(run, release)
+            manifests = {name: bundle.peek(data) for name, data in bundles.items()}
+            placed = self._repository.publish(run.workload, release, bundles, identity.utc(time.time()))
+            row = Release(
+                workload=run.workload, number=release, run=number, owner=next(iter(manifests.values())).owner,
+                created=time.time(), reason=reason,
+            )  # fmt: skip
+            rows = [
+                Bundle(
+                    workload=run.workload, release=release, profile=name, path=there.path, sha256=there.sha256,
+                    length=there.length, manifest=wire.to_json(manifests[name]),
+                )
+                for name, there in placed.items()
+            ]  # fmt: skip
+            event = _event("release", f"{run.workload}/{release}", "", "published", reason, actor)
+            await self._record(row, event, *rows)
+        return row
+
+    def report(self, number: int) -> dict[str, Any]:
+        """All figures of a run so far: metrics, and variants once there are any."""
+        folder = self.run_folder(number)
+        found: dict[str, Any] = {}
+        if (folder / runs.METRICS).is_file():
+            found["metrics"] = dataclasses.asdict(runs.read(runs.Metrics, folder / runs.METRICS))
+        if (folder / PROFILES).is_file():
+            found["variants"] = self._variants(number, self._profiles(number))
+        return found
+
+    def run_folder(self, number: int) -> Path:
+        """Where a run keeps its files."""
+        return self._folder / "runs" / str(number)
+
+    async def _package(self, run: Run, release: int) -> dict[str, bytes]:
+        dataset = await self._store.get(Dataset, run.workload, run.dataset)
+        lineage = Lineage(run.dataset, dataset.sha256, run.id, run.code, run.parent)
+        folder = self.run_folder(run.id)
+        return {
+            name: await asyncio.to_thread(
+                package, folder, profiles.load(name).target(name), run.workload, release, lineage
+            )
+            for name in self._profiles(run.id)
+        }
+
+    async def _next_release(self, workload: str) -> int:
+        newest = await self._store.first(
+            select(Release).where(Release.workload == workload).order_by(Release.number.desc())
+        )
+        return newest.number + 1 if newest else 1
+
+    async def _dataset(self, workload: str, number: int) -> Dataset:
+        self._known(workload)
+        query = select(Dataset).where(Dataset.workload == workload).order_by(Dataset.number.desc())
+        found = await self._store.first(query.where(Dataset.number == number) if number else query)
+        if not found:
+            raise NotFoundError(f"dataset: no {workload}@{number or 1}; make one with `skerry data add {workload}`")
+        return found
+
+    def _variants(self, number: int, names: Sequence[str]) -> list[dict[str, Any]]:
+        targets = [profiles.load(name) for name in names]
+        kinds = dict.fromkeys((profile.precision, profile.arch) for profile in targets)
+        reports = (runs.variant(self.run_folder(number), *kind).report() for kind in kinds)
+        return [{k: v for k, v in dataclasses.asdict(found).items() if k != "baseline"} for found in reports]
+
+    def _profiles(self, number: int) -> tuple[str, ...]:
+        return tuple((self.run_folder(number) / PROFILES).read_text().split())
+
+    def _known(self, workload: str) -> str:
+        """What finds the workload's class: the entry point's name, or the configured path."""
+        if workload not in self.workloads():
+            raise NotFoundError(f"workload: no {workload!r}; known: {', '.join(self.workloads())}")
+        return self._paths.get(workload, workload)
+
+    def _data(self, workload: str) -> Path:
+        return self._folder / "datasets" / workload
+
+    @asynccontextmanager
+    async def _step(self, run: Run, actor: str) -> AsyncIterator[None]:
+        """A heavy step of a run: one at a time, and its failure is the run's state."""
+        try:
+            async with self._heavy:
+                yield
+        except SkerryError as error:
+            await self._move(run, "failed", str(error), actor)
+            raise
+
+    async def _move(self, run: Run, state: str, reason: str, actor: str) -> None:
+        before, run.state, run.reason = run.state if run.state != state else "", state, reason
+        async with self._store.begin() as session:
+            await session.merge(run)
+            session.add(_event("run", str(run.id), before, state, reason, actor))
+
+    async def _record(self, *rows: Base) -> None:
+        """All rows in one transaction, in this order."""
+        async with self._store.begin() as session:
+            for row in rows:
+                session.add(row)
+                await session.flush()
+
+
+def _event(kind: str, name: str, before: str, after: str, reason: str, actor: str) -> Event:
+    return Event(time=time.time(), kind=kind, name=name, before=before, after=after, reason=reason, actor=actor)

@@ -1,0 +1,45 @@
+"""Where a release comes from and where it runs: from the devices back to the first dataset version."""
+
+from typing import Any
+
+from sqlalchemy import select
+
+from skerry_cloud.store import Bundle, Dataset, Device, Release, Run, Store
+
+
+async def trace(store: Store, workload: str, number: int) -> list[dict[str, Any]]:
+    """Steps from devices to data, nearest first; each says what it is, its name, when and why. Raises NotFoundError."""
+    release = await store.get(Release, workload, number)
+    running = await store.all(select(Device).where(Device.workload == workload, Device.release == number))
+    steps = [_step("device", device.name, device.seen, f"runs {workload}/{number}") for device in running]
+    while True:
+        run = await store.get(Run, release.run)
+        steps += [await _release(store, release), _run(run), await _dataset(store, workload, run.dataset)]
+        if not run.parent:
+            return steps
+        release = await store.get(Release, workload, run.parent)
+
+
+async def _release(store: Store, release: Release) -> dict[str, Any]:
+    bundles = await store.all(
+        select(Bundle).where(Bundle.workload == release.workload, Bundle.release == release.number)
+    )
+    digests = {bundle.profile: bundle.sha256 for bundle in bundles}
+    name = f"{release.workload}/{release.number}"
+    return _step("release", name, release.created, release.reason, owner=release.owner, bundles=digests)
+
+
+def _run(run: Run) -> dict[str, Any]:
+    why = f"warm from release {run.parent}" if run.parent else "from scratch"
+    return _step("run", str(run.id), run.created, why, accuracy=run.accuracy, code=run.code)
+
+
+async def _dataset(store: Store, workload: str, number: int) -> dict[str, Any]:
+    dataset = await store.get(Dataset, workload, number)
+    grown = f"grown from {workload}@{dataset.parent}" if dataset.parent else "from the workload's own data"
+    return _step("dataset", f"{workload}@{number}", dataset.created, grown, rows=dataset.rows, sha256=dataset.sha256,
+                 sources=dataset.sources)  # fmt: skip
+
+
+def _step(kind: str, name: str, time: float, why: str, **more: Any) -> dict[str, Any]:
+    return {"kind": kind, "name": name, "time": time, "why": why, **more}

@@ -1,0 +1,180 @@
+"""Back to the start of the loop: from open alarms and labelled samples to the next release, by policy.
+
+    look → decide (pure, ``policy``) → grow the dataset → train warm → compress → compare with the champion → publish
+    → roll out
+
+Each step is an event with actor ``policy``. A candidate that fails a gate is an event too, and the champion stays.
+"""
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import select
+
+from skerry_cloud.job import Progress, Report
+from skerry_cloud.retrain.policy import Policy, Situation, decide
+from skerry_cloud.store import Alarm, Bundle, Dataset, Device, Event, Release, Rollout, Run, Store
+from skerry_shared.errors import GateError, SkerryError
+
+ACTOR = "policy"
+
+
+class Samples(Protocol):
+    """Labelled inputs from the field: n × raw shape, int64 label places, and the device that each came from."""
+
+    @property
+    def inputs(self) -> NDArray[np.generic]: ...  # noqa: D102
+    @property
+    def labels(self) -> NDArray[np.int64]: ...  # noqa: D102
+    @property
+    def sources(self) -> Sequence[str]: ...  # noqa: D102
+
+
+class Judged(Protocol):
+    """What a comparison comes to."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the candidate may replace the champion."""
+        ...
+
+    @property
+    def reason(self) -> str:
+        """Why, in a line with the figures."""
+        ...
+
+
+class Steps(Protocol):
+    """The steps that lead to a release; see ``learning.Learning``."""
+
+    async def ingest(
+        self, workload: str, actor: str, report: Report, samples: Path | None = None, parent: int = 0
+    ) -> Dataset:
+        """Grow a dataset."""
+        ...
+
+    async def train(self, workload: str, dataset: int, parent: int, epochs: int, actor: str, report: Report) -> Run:
+        """Train on it."""
+        ...
+
+    async def compress(
+        self, number: int, names: Sequence[str], max_drop: float | None, actor: str, report: Report
+    ) -> object:
+        """Make the variants."""
+        ...
+
+    async def compare(self, champion: int, candidate: int, max_loss: float | None, report: Report) -> Judged:
+        """Judge them."""
+        ...
+
+    async def publish(self, number: int, reason: str, actor: str) -> Release:
+        """Sign and publish."""
+        ...
+
+
+Labelled = Callable[[str, Sequence[str], float], Awaitable[Samples]]  # (workload, devices, since) -> what has a label
+StartRollout = Callable[[str, int], Awaitable[object]]  # (workload, release)
+
+
+class Retrainer:
+    """Watches open alarms and acts by the policy; one retraining at a time for each workload."""
+
+    def __init__(
+        self, store: Store, steps: Steps, labelled: Labelled, start: StartRollout, policy: Policy, folder: Path
+    ) -> None:
+        """``folder`` is where samples wait for ingestion."""
+        self._store, self._steps, self._labelled, self._start = store, steps, labelled, start
+        self._policy, self._folder = policy, folder
+        self._last: dict[str, float] = {}  # when a retraining of a workload last ended, well or not
+        self.progress = Progress("idle", 0, 0)
+
+    async def tick(self, now: float) -> None:
+        """Close alarms that were answered; retrain where the policy says so (this returns when it is done)."""
+        await self._close_answered(now)
+        alarms = await self._store.all(select(Alarm).where(Alarm.state == "open"))
+        for workload in sorted({alarm.workload for alarm in alarms}):
+            await self._consider(workload, [alarm for alarm in alarms if alarm.workload == workload], now)
+
+    async def _consider(self, workload: str, alarms: Sequence[Alarm], now: float) -> None:
+        devices = sorted({alarm.device for alarm in alarms})
+        since = min(alarm.since for alarm in alarms)
+        samples = await self._labelled(workload, devices, since)
+        situation = Situation(
+            alarmed=devices, since=since, labelled=len(samples.labels), busy=await self._busy(workload),
+            last_retrained=self._last.get(workload, 0.0),
+        )  # fmt: skip
+        verdict = decide(self._policy, situation, now)
+        if not verdict.retrain:
+            return
+        await self._note(workload, "", "retraining", verdict.reason)
+        try:
+            await self._retrain(workload, max(alarm.release for alarm in alarms), samples, verdict.reason)
+        except SkerryError as error:
+            await self._note(workload, "retraining", "given up", str(error))
+        finally:
+            self._last[workload] = time.time()
+
+    async def _retrain(self, workload: str, champion: int, samples: Samples, why: str) -> None:
+        release = await self._store.get(Release, workload, champion)
+        run = await self._store.get(Run, release.run)
+        file = self._save(workload, samples)
+        try:
+            dataset = await self._steps.ingest(workload, ACTOR, self._report, file, run.dataset)
+        finally:
+            file.unlink()
+        candidate = await self._steps.train(
+            workload, dataset.number, champion, self._policy.epochs, ACTOR, self._report
+        )
+        bundles = await self._store.all(select(Bundle).where(Bundle.workload == workload, Bundle.release == champion))
+        names = [bundle.profile for bundle in bundles]
+        await self._steps.compress(candidate.id, names, None, ACTOR, self._report)
+        judged = await self._steps.compare(run.id, candidate.id, self._policy.max_loss, self._report)
+        if not judged.passed:
+            raise GateError(judged.reason)
+        published = await self._steps.publish(candidate.id, f"{why}; {judged.reason}", ACTOR)
+        await self._note(workload, "retraining", f"release {published.number}", judged.reason)
+        await self._start(workload, published.number)
+
+    async def _busy(self, workload: str) -> str:
+        run = await self._store.first(
+            select(Run).where(Run.workload == workload, Run.state.in_(["queued", "training", "compressing"]))
+        )
+        rollout = await self._store.first(
+            select(Rollout).where(Rollout.workload == workload, Rollout.state == "running")
+        )
+        if run:
+            return f"run {run.id} is {run.state}"
+        return f"rollout {rollout.id} is running" if rollout else ""
+
+    async def _close_answered(self, now: float) -> None:
+        """An alarm about a release is answered once its device runs a newer one."""
+        async with self._store.begin() as session:
+            query = select(Alarm, Device).join(Device, Device.name == Alarm.device)
+            query = query.where(
+                Alarm.state == "open", Device.workload == Alarm.workload, Device.release > Alarm.release
+            )
+            for alarm, device in (await session.execute(query)).all():
+                alarm.state = "resolved"
+                why = f"{device.name} runs {device.workload}/{device.release} now"
+                name = f"{alarm.id} {alarm.device}"
+                session.add(Event(time=now, kind="alarm", name=name, before="open", after="resolved", reason=why,
+                                  actor=ACTOR))  # fmt: skip
+
+    def _save(self, workload: str, samples: Samples) -> Path:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        file = self._folder / f"{workload}.npz"
+        sources = np.array([f"device:{name}" for name in samples.sources])
+        np.savez(file, inputs=samples.inputs, labels=samples.labels, sources=sources)
+        return file
+
+    def _report(self, progress: Progress) -> None:
+        self.progress = progress
+
+    async def _note(self, workload: str, before: str, after: str, reason: str) -> None:
+        async with self._store.begin() as session:
+            session.add(Event(time=time.time(), kind="retrain", name=workload, before=before, after=after,
+                              reason=reason, actor=ACTOR))  # fmt: skip

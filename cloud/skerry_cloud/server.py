@@ -1,0 +1,267 @@
+"""The cloud's composition root: constructs the parts, connects them, and runs them until told to stop."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import subprocess
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import uvicorn
+from sqlalchemy import select
+
+from skerry_cloud import api, config, setup, store
+from skerry_cloud.adapters import mosquitto
+from skerry_cloud.adapters.carrier_grpc import GrpcCarrier
+from skerry_cloud.adapters.carrier_mqtt import MqttCarrier
+from skerry_cloud.api import Services
+from skerry_cloud.config import CloudConfig
+from skerry_cloud.drift.flow import DriftFlow
+from skerry_cloud.fleet.director import Director, Order
+from skerry_cloud.fleet.enrolment import Addresses, Enrolment
+from skerry_cloud.fleet.links import Links
+from skerry_cloud.ingest.flow import Ingest
+from skerry_cloud.ingest.lake import Lake
+from skerry_cloud.ingest.samples import Labelled, labelled
+from skerry_cloud.keys import Keys
+from skerry_cloud.learning import Learning
+from skerry_cloud.release.repository import Repository
+from skerry_cloud.retrain.flow import Retrainer
+from skerry_cloud.retrain.policy import Policy
+from skerry_cloud.store import Bundle, Store
+from skerry_shared import __version__, identity, wire
+from skerry_shared.release import Manifest
+
+log = logging.getLogger(__name__)
+
+BEAT = 1.0  # seconds between two looks at rollouts and alarms when nothing happens; news are acted on at once
+RENEWAL = 3600.0  # seconds between two looks at the repository's expiry
+HTTP_GRACE = 2  # seconds for open answers when the server stops
+
+
+def serve(folder: Path, say: Callable[[str], None]) -> None:
+    """Run the cloud in ``folder`` until SIGINT or SIGTERM; ``say`` gets a line once everybody is served."""
+    found = config.load(folder)
+    url = found.database_url(folder.resolve())
+    store.migrate(url)
+    asyncio.run(_serve(folder.resolve(), found, url, say))
+
+
+async def _serve(folder: Path, found: CloudConfig, url: str, say: Callable[[str], None]) -> None:
+    cloud = Cloud(folder, found, Store(url))
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with cloud.running() as failed:
+        say(f"skerry-cloud: fleet {found.fleet} is served: {cloud.described()}")
+        await _first(asyncio.ensure_future(stop.wait()), failed)
+
+
+class Cloud:
+    """All parts of one fleet's cloud."""
+
+    def __init__(self, folder: Path, found: CloudConfig, database: Store) -> None:
+        """Nothing runs until ``running``."""
+        self._folder, self._config, self._store = folder, found, database
+        self._keys = Keys(folder / setup.KEYS)
+        self._repository = Repository(folder / setup.REPOSITORY, self._keys)
+        self._lake = Lake(folder / "lake")
+        self._news = asyncio.Event()
+        authority = self._keys.authority.certificate
+        self._learning = Learning(database, folder, found.workloads, self._repository, revision())
+        self._director = Director(
+            database, self._keys.signer("director"), found.fleet, found.devices.assignment_days, self._assign
+        )
+        self._ingest = Ingest(
+            self._lake, folder / "sessions", found.fleet, authority, self._keys.ingest, self._acknowledge,
+            self._committed,
+        )  # fmt: skip
+        self._links = Links(database, self._ingest.arrived, self._director.desired)
+        self._drift = DriftFlow(database, found.drift.run_length)
+        self._retrainer = Retrainer(
+            database, self._learning, self._labelled, self._roll_out, _policy(found), folder / "incoming"
+        )
+        self._has_mqtt = found.listen.mqtt and mosquitto.found() is not None
+        self._enrolment = Enrolment(
+            database, self._keys, found.fleet, self._repository.root, self._addresses(), found.devices.certificate_days
+        )
+        self._background: set[asyncio.Task[Any]] = set()
+
+    def described(self) -> str:
+        """Where to reach what."""
+        listen = self._config.listen
+        mqtt = f"MQTT port {listen.mqtt_port}" if self._has_mqtt else "no MQTT (Mosquitto is not installed or is off)"
+        return f"https://{listen.hosts[0]}:{listen.https_port}, gRPC port {listen.grpc_port}, {mqtt}"
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator["asyncio.Future[None]"]:
+        """Run every part. Yields a future that fails when a part does; leaving the context stops them all."""
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._store.close)
+            await self._drift.replay(await asyncio.to_thread(self._lake.scan, "windows"))
+            tasks = [asyncio.ensure_future(part) for part in self._parts()]
+            stack.push_async_callback(_stop, tasks, self._background)
+            await self._carry(stack)
+            server = _Https(self._uvicorn())
+            serving = asyncio.ensure_future(server.serve())
+            stack.push_async_callback(server.end, serving)
+            await server.listening(serving)
+            yield asyncio.ensure_future(_first(*tasks, serving))
+
+    def _parts(self) -> list[Coroutine[Any, Any, None]]:
+        if not self._config.retrain.enabled:
+            return [self._ingest.run(), self._direct(), self._renew()]
+        return [self._ingest.run(), self._direct(), self._renew(), self._retrain()]
+
+    async def _carry(self, stack: AsyncExitStack) -> None:
+        listen, tls = self._config.listen, self._keys.tls
+        carriers: list[GrpcCarrier | MqttCarrier] = [
+            GrpcCarrier(
+                f"{listen.address}:{listen.grpc_port}", tls.certificate.read_bytes(), tls.key.read_bytes(),
+                tls.authority.read_bytes(), self._enrolment.permitted,
+            )
+        ]  # fmt: skip
+        if self._has_mqtt:
+            broker = mosquitto.run_mosquitto(
+                self._folder / "mosquitto", listen.mqtt_port, self._config.fleet, tls, listen.address
+            )
+            await stack.enter_async_context(broker)
+            carriers.append(
+                MqttCarrier(listen.hosts[0], listen.mqtt_port, self._config.fleet, self._keys.broker_client)
+            )
+        self._links.over(carriers)
+        for carrier in carriers:
+            await stack.enter_async_context(carrier.serve(self._links.inbox(carrier)))
+
+    def _uvicorn(self) -> uvicorn.Config:
+        listen, tls = self._config.listen, self._keys.tls
+        services = Services(
+            store=self._store, learning=self._learning, director=self._director, enrolment=self._enrolment,
+            authority=tls.authority.read_text(), operator=self._keys.operator,
+            lake=self._lake, repository=self._folder / setup.REPOSITORY,
+            token_seconds=self._config.devices.token_hours * 3600, background=self._background,
+        )  # fmt: skip
+        return uvicorn.Config(
+            api.create(services), host=listen.address, port=listen.https_port, ssl_certfile=tls.certificate,
+            ssl_keyfile=tls.key, log_level="warning", access_log=False, timeout_graceful_shutdown=HTTP_GRACE,
+        )  # fmt: skip
+
+    def _addresses(self) -> Addresses:
+        listen = self._config.listen
+        host = listen.hosts[0]
+        return Addresses(
+            repository=f"https://{host}:{listen.https_port}/repository",
+            gateway=f"{host}:{listen.grpc_port}",
+            mqtt=f"{host}:{listen.mqtt_port}" if self._has_mqtt else "",
+        )
+
+    async def _acknowledge(self, device: str, down: bytes) -> bool:
+        return await self._links.send(device, down)
+
+    async def _assign(self, device: str, signed: bytes) -> None:
+        await self._links.assign(device, signed)
+
+    async def _committed(self, table: str, rows: pa.Table) -> None:
+        """What came is durable in the lake: act on it."""
+        if table == "events":
+            for row in rows.to_pylist():
+                origin = f"{row['device']}/{row['session']}/{row['counter']}/{row['row']}"
+                await self._director.report(row["device"], row, origin)
+        elif table == "windows":
+            await self._drift.take(rows)
+        self._news.set()
+
+    async def _direct(self) -> None:
+        while True:
+            await self._director.tick(time.time())
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._news.wait(), BEAT)
+            self._news.clear()
+
+    async def _retrain(self) -> None:
+        while True:
+            await self._retrainer.tick(time.time())
+            await asyncio.sleep(BEAT)
+
+    async def _renew(self) -> None:
+        while True:
+            self._repository.renew(identity.utc(time.time()))
+            await asyncio.sleep(RENEWAL)
+
+    async def _labelled(self, workload: str, devices: Sequence[str], since: float) -> Labelled:
+        bundle = await self._store.first(
+            select(Bundle).where(Bundle.workload == workload).order_by(Bundle.release.desc())
+        )
+        assert bundle  # an alarm is about a release
+        manifest = wire.from_json(Manifest, bundle.manifest)
+        return await asyncio.to_thread(
+            labelled, self._lake, workload, devices, since, manifest.inputs[0], manifest.labels
+        )
+
+    async def _roll_out(self, workload: str, release: int) -> None:
+        rollouts = self._config.rollouts
+        order = Order(workload, release, rollouts.canary, rollouts.wave_minutes * 60)
+        await self._director.start(order, "policy", time.time())
+
+
+class _Https(uvicorn.Server):
+    """Uvicorn without its signal handlers: the composition root has its own."""
+
+    def __init__(self, found: uvicorn.Config) -> None:
+        super().__init__(found)
+        self._up = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Any:
+        """Leave signals alone."""
+        yield
+
+    async def startup(self, sockets: Any = None) -> None:
+        """Listen, and say so."""
+        await super().startup(sockets)
+        self._up.set()
+
+    async def listening(self, serving: "asyncio.Future[None]") -> None:
+        """Wait until requests are served; raises what kept the server from it."""
+        await _first(asyncio.ensure_future(self._up.wait()), serving)
+
+    async def end(self, serving: "asyncio.Future[None]") -> None:
+        """Stop serving."""
+        self.should_exit = True
+        await asyncio.wait([serving])
+
+
+def revision() -> str:
+    """The revision of the code that trains: git's name for it, or the installed version of Skerry."""
+    here = Path(__file__).parent
+    try:
+        asked = subprocess.run(
+            ["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return f"skerry {__version__}"
+    return asked.stdout.strip()
+
+
+def _policy(found: CloudConfig) -> Policy:
+    retrain = found.retrain
+    return Policy(retrain.min_labels, retrain.cooldown_minutes * 60, retrain.epochs, retrain.max_loss)
+
+
+async def _first(*parts: "asyncio.Future[Any]") -> None:
+    """Return when the first of these ends, or raise what it raised."""
+    done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+    for part in done:
+        part.result()
+
+
+async def _stop(tasks: "Sequence[asyncio.Task[None]]", background: "set[asyncio.Task[Any]]") -> None:
+    everything: list[asyncio.Task[Any]] = [*tasks, *background]
+    for task in everything:
+        task.cancel()
+    await asyncio.gather(*everything, return_exceptions=True)

@@ -1,0 +1,75 @@
+"""`skerry-cloud`: makes a fleet's cloud side, checks it, and runs it."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from skerry_cloud import config, setup
+from skerry_shared.errors import SkerryError, UsageError
+
+app = typer.Typer(
+    help="The cloud side of a fleet: gateway, ingest, drift, training, rollouts, artifact store; one process, "
+    "nothing to install beside it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+Folder = Annotated[Path, typer.Argument(help="The cloud's folder.")]
+HERE = Path("skerry-cloud")
+
+
+@app.command()
+def init(
+    folder: Folder = HERE,
+    fleet: Annotated[str, typer.Option(help="Name of the fleet: a-z, 0-9 and '-'.")] = "main",
+    https_port: Annotated[int, typer.Option(help="API, enrolment and repository.")] = 8443,
+    grpc_port: Annotated[int, typer.Option(help="Devices over gRPC.")] = 8444,
+    mqtt_port: Annotated[int, typer.Option(help="Devices over MQTT.")] = 8883,
+) -> None:
+    """Make a new fleet: keys, certificates, an empty signed repository, a configuration to edit.
+
+    Example: skerry-cloud init && skerry-cloud serve
+    """
+    text = config.TEMPLATE.format(fleet=fleet, https_port=https_port, grpc_port=grpc_port, mqtt_port=mqtt_port)
+    setup.create(folder, text)
+    typer.echo(f"fleet {fleet} is in {folder}; next: skerry-cloud serve {folder}")
+    typer.echo(
+        f"operators: skerry --cloud {folder / setup.OPERATOR} …, or export SKERRY_CLOUD={folder / setup.OPERATOR}"
+    )
+
+
+@app.command()
+def serve(
+    folder: Folder = HERE,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
+) -> None:
+    """Run the cloud until Ctrl-C or SIGTERM.
+
+    Example: skerry-cloud serve
+    """
+    level = logging.DEBUG if verbose else logging.INFO
+    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for chatty in ("alembic", "aiosqlite", "asyncio"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    from skerry_cloud.server import serve  # what it needs takes two seconds to load: not for --help
+
+    serve(folder, typer.echo)
+
+
+@app.command()
+def check(folder: Folder = HERE) -> None:
+    """Say whether the configuration is right."""
+    found = config.load(folder)
+    typer.echo(f"{folder / config.FILE} is right: fleet {found.fleet}")
+
+
+def main() -> None:
+    """Run the program: 0 done, 1 failed, 2 used wrongly."""
+    try:
+        app()
+    except SkerryError as error:
+        sys.stderr.write(f"skerry-cloud: {error}\n")
+        sys.exit(2 if isinstance(error, UsageError) else 1)

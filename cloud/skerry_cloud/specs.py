@@ -1,0 +1,74 @@
+"""What each job is told. Here and not beside the jobs, so that the server need not load what they need."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class IngestSpec:
+    """What to ingest; ``name`` is what the cloud calls the workload.
+
+    ``samples`` is an .npz with inputs, labels (int64) and sources (str) of one length; it needs a ``parent``.
+    """
+
+    name: str
+    workload: str
+    folder: Path
+    datasets: Path
+    created: float
+    samples: Path | None = None
+    parent: int = 0
+
+
+@dataclass(frozen=True)
+class TrainSpec:
+    """What to train. None takes the workload's own value, or a part of it where training starts warm.
+
+    ``folder`` is where a workload given as a path is looked for, ``datasets`` holds the versions, ``run`` is filled,
+    ``parent`` is the run folder to start warm from.
+    """
+
+    workload: str
+    folder: Path
+    datasets: Path
+    dataset: int
+    run: Path
+    parent: Path | None = None
+    epochs: int | None = None
+    train_size: int | None = None
+    seed: int = 0
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class CompressSpec:
+    """What to compress. ``max_drop`` in points of accuracy, None for the workload's own.
+
+    ``run`` is the folder that training filled, ``profiles`` names device profiles; the rest is as for training.
+    """
+
+    workload: str
+    folder: Path
+    datasets: Path
+    dataset: int
+    run: Path
+    profiles: tuple[str, ...]
+    max_drop: float | None = None
+
+
+@dataclass(frozen=True)
+class CompareSpec:
+    """What to compare: two run folders, by their variants for one kind of device, on the test split of a version.
+
+    ``max_loss`` in points of accuracy on reference data, None for the workload's own.
+    """
+
+    workload: str
+    folder: Path
+    datasets: Path
+    dataset: int
+    champion: Path
+    candidate: Path
+    precision: str
+    arch: str
+    max_loss: float | None = None

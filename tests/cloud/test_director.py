@@ -1,0 +1,163 @@
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from skerry_cloud.fleet.director import Director, Order
+from skerry_cloud.keys import Keys
+from skerry_cloud.store import Assignment, Bundle, Dataset, Device, Event, Release, Rollout, Run, Store
+from skerry_shared import release, signing, wire
+from skerry_shared.errors import StateError, UsageError
+from skerry_shared.release import Lineage, Manifest, Measured, Signed, Target
+from skerry_shared.states import Update
+
+NOW = 1_800_000_000.0
+TARGET = Target("generic-x86-64", "x86_64", "onnxruntime", "int8")
+origins = itertools.count()
+
+
+def manifest(number: int) -> Manifest:
+    measured, lineage = Measured(1, 1, 1, 0), Lineage(1, "", 1, "")
+    return Manifest("w", number, "o", ("a", "b"), (), (), TARGET, measured, lineage, (), 0.1, "m")
+
+
+async def publish(store: Store, number: int) -> None:
+    async with store.begin() as session:
+        session.add(Release(workload="w", number=number, run=1, owner="o", created=NOW))
+        await session.flush()
+        session.add(Bundle(workload="w", release=number, profile="generic-x86-64", path=f"w/{number}/g.bundle",
+                           sha256=f"{number}", length=9, manifest=wire.to_json(manifest(number))))  # fmt: skip
+
+
+class Fleet:
+    """A director with three devices, and what it sent them."""
+
+    def __init__(self, store: Store, keys: Keys) -> None:
+        self.store, self.sent = store, dict[str, release.Assignment]()
+        key = keys.signer("director")
+        self.director = Director(store, key, "test", 30, self._send)
+        self._public = key.public_key()
+
+    async def build(self) -> "Fleet":
+        async with self.store.begin() as session:
+            for number in range(3):
+                session.add(Device(name=f"edge-{number}", profile="generic-x86-64", state="enrolled"))
+            session.add(Dataset(workload="w", number=1, parent=0, created=NOW, sha256="", rows=1, sources={}))
+            session.add(Run(workload="w", dataset=1, parent=0, code="", state="compressed", created=NOW))
+        await publish(self.store, 1)
+        await publish(self.store, 2)
+        return self
+
+    async def _send(self, device: str, data: bytes) -> None:
+        self.sent[device] = signing.verify(release.Assignment, wire.decode(Signed, data), self._public)
+
+    async def say(self, device: str, state: Update, reason: str = "", origin: str = "") -> None:
+        told = self.sent[device]
+        row = {"time": NOW, "subject": "update", "from": "", "to": state.value, "reason": reason, "workload": "w",
+               "release": told.release, "rollout": told.rollout}  # fmt: skip
+        await self.director.report(device, row, origin or str(next(origins)))
+
+    async def roll_out(self, number: int) -> Rollout:
+        """To the end: every device is healthy as soon as it is told."""
+        started = await self.director.start(Order("w", number, 1, 60), "test", NOW)
+        for wave in started.waves:
+            for device in wave:
+                await self.say(device, Update.HEALTHY)
+            await self.director.tick(NOW)
+        return await self.store.get(Rollout, started.id)
+
+
+def tell(with_store: Callable[[Any], None], keys: Keys, story: Any) -> None:
+    async def run(store: Store) -> None:
+        await story(await Fleet(store, keys).build())
+
+    with_store(run)
+
+
+def test_a_rollout_goes_canary_first_and_ends_done(with_store: Callable[[Any], None], fleet_keys: Keys) -> None:
+    async def story(fleet: Fleet) -> None:
+        rollout = await fleet.director.start(Order("w", 1, 1, 60), "test", NOW)
+        canary = rollout.waves[0][0]
+        assert list(fleet.sent) == [canary]
+        assert fleet.sent[canary].target == TARGET and fleet.sent[canary].counter == 1
+        await fleet.say(canary, Update.PROVING)
+        await fleet.director.tick(NOW)
+        assert list(fleet.sent) == [canary]  # installed is not healthy
+        await fleet.say(canary, Update.HEALTHY)
+        await fleet.director.tick(NOW)
+        assert sorted(fleet.sent) == ["edge-0", "edge-1", "edge-2"]
+        for device in rollout.waves[1]:
+            await fleet.say(device, Update.HEALTHY)
+        await fleet.director.tick(NOW)
+        assert (await fleet.store.get(Rollout, rollout.id)).state == "done"
+        assert {device.release for device in await fleet.store.all(select(Device))} == {1}
+
+    tell(with_store, fleet_keys, story)
+
+
+def test_a_failing_second_wave_gives_the_canary_back_what_it_ran(
+    with_store: Callable[[Any], None], fleet_keys: Keys
+) -> None:
+    async def story(fleet: Fleet) -> None:
+        await fleet.roll_out(1)
+        rollout = await fleet.director.start(Order("w", 2, 1, 60), "test", NOW)
+        canary, (second, third) = rollout.waves[0][0], rollout.waves[1]
+        await fleet.say(canary, Update.HEALTHY)
+        await fleet.director.tick(NOW)
+        await fleet.say(second, Update.UNDONE, "disagrees")
+        await fleet.director.tick(NOW)
+        halted = await fleet.store.get(Rollout, rollout.id)
+        assert (halted.state, halted.reason) == ("halted", f"{second} undone: disagrees")
+        assert fleet.sent[canary].release == fleet.sent[third].release == 1  # given back
+        assert fleet.sent[canary].counter == 3
+        assert fleet.sent[second].release == 2  # it undid it itself: nothing more to tell it
+        assert (await fleet.store.get(Device, second)).release == 1
+
+    tell(with_store, fleet_keys, story)
+
+
+def test_a_silent_canary_halts_at_the_deadline(with_store: Callable[[Any], None], fleet_keys: Keys) -> None:
+    async def story(fleet: Fleet) -> None:
+        rollout = await fleet.director.start(Order("w", 1, 1, 60), "test", NOW)
+        await fleet.director.tick(NOW + 60)
+        assert (await fleet.store.get(Rollout, rollout.id)).state == "running"
+        await fleet.director.tick(NOW + 61)
+        assert "not healthy within 60 s" in (await fleet.store.get(Rollout, rollout.id)).reason
+        with pytest.raises(StateError, match="cannot happen while 'halted'"):
+            await fleet.director.stop(rollout.id, "operator", "late", NOW)
+
+    tell(with_store, fleet_keys, story)
+
+
+def test_a_report_counts_once_and_a_refused_start_changes_nothing(
+    with_store: Callable[[Any], None], fleet_keys: Keys
+) -> None:
+    async def story(fleet: Fleet) -> None:
+        rollout = await fleet.director.start(Order("w", 1, 1, 60), "test", NOW)
+        with pytest.raises(StateError, match="still running"):
+            await fleet.director.start(Order("w", 2, 1, 60), "test", NOW)
+        with pytest.raises(UsageError, match="edge-9 is not enrolled"):
+            await fleet.director.start(Order("w", 2, 1, 60, ("edge-9",)), "test", NOW)
+        canary = rollout.waves[0][0]
+        for _ in range(2):
+            await fleet.say(canary, Update.FETCHING, origin="edge/1/1/0")
+        events = await fleet.store.all(select(Event).where(Event.kind == "update"))
+        assert len(events) == 1
+        assert len(await fleet.store.all(select(Assignment))) == 1
+
+    tell(with_store, fleet_keys, story)
+
+
+def test_a_device_that_was_away_gets_its_newest_assignment(with_store: Callable[[Any], None], fleet_keys: Keys) -> None:
+    async def story(fleet: Fleet) -> None:
+        assert await fleet.director.desired("edge-0") is None
+        await fleet.roll_out(1)
+        await fleet.roll_out(2)
+        desired = await fleet.director.desired("edge-0")
+        assert desired
+        signed = wire.decode(Signed, desired)
+        assert wire.decode(release.Assignment, signed.document).release == 2
+
+    tell(with_store, fleet_keys, story)

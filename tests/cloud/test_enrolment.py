@@ -1,0 +1,82 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from cryptography import x509
+
+from skerry_cloud.fleet.enrolment import Addresses, Enrolment, Request
+from skerry_cloud.keys import Keys
+from skerry_cloud.store import Device, Store
+from skerry_shared import identity
+from skerry_shared.errors import StateError, TrustError, UsageError
+from skerry_shared.identity import Token
+
+HOUR = 3600.0
+NOW = 1_800_000_000.0
+
+
+def service(store: Store, keys: Keys) -> Enrolment:
+    return Enrolment(store, keys, "test", b"{}", Addresses("https://r", "g:1", ""), days=90)
+
+
+def request(token: str, name: str = "edge-1", asked: str = "edge-1", profile: str = "") -> Request:
+    return Request(Token.parse(token).secret, identity.request(asked, identity.new_key()).decode(), name, profile)
+
+
+def tell(with_store: Callable[[Any], None], keys: Keys, story: Any) -> None:
+    async def run(store: Store) -> None:
+        enrolment = service(store, keys)
+        await story(store, enrolment, await enrolment.announce("edge-1", "generic-x86-64", HOUR, NOW))
+
+    with_store(run)
+
+
+def test_a_token_buys_one_certificate_for_one_name(with_store: Callable[[Any], None], fleet_keys: Keys) -> None:
+    async def story(store: Store, enrolment: Enrolment, token: str) -> None:
+        reply = await enrolment.enroll(request(token), NOW)
+        certificate = x509.load_pem_x509_certificate(reply["certificate"].encode())
+        certificate.verify_directly_issued_by(fleet_keys.authority.certificate)
+        assert identity.common_name(certificate) == "edge-1"
+        assert (await store.get(Device, "edge-1")).state == "enrolled"
+        assert await enrolment.permitted("edge-1")
+        with pytest.raises(TrustError, match="used already"):
+            await enrolment.enroll(request(token), NOW)
+        with pytest.raises(StateError, match="is enrolled; revoke it first"):
+            await enrolment.announce("edge-1", "generic-x86-64", HOUR, NOW)
+
+    tell(with_store, fleet_keys, story)
+
+
+def test_wrong_tokens_and_requests_change_nothing(with_store: Callable[[Any], None], fleet_keys: Keys) -> None:
+    async def story(store: Store, enrolment: Enrolment, token: str) -> None:
+        made_up = str(Token("0" * 40, Token.parse(token).authority))
+        cases: list[tuple[Request, float, type[Exception], str]] = [
+            (request(made_up), NOW, TrustError, "not one for edge-1"),
+            (request(token, name="edge-2", asked="edge-2"), NOW, TrustError, "not one for edge-2"),
+            (request(token), NOW + HOUR + 1, TrustError, "expired"),
+            (request(token, asked="edge-2"), NOW, UsageError, "asks for 'edge-2'"),
+            (Request(Token.parse(token).secret, "nonsense", "edge-1", ""), NOW, UsageError, "csr"),
+            (request(token, profile="industrial-pc"), NOW, StateError, "announced as generic-x86-64"),
+        ]
+        for asked, when, kind, words in cases:
+            with pytest.raises(kind, match=words):
+                await enrolment.enroll(asked, when)
+            assert (await store.get(Device, "edge-1")).state == "announced"
+        assert not await enrolment.permitted("edge-1")
+        await enrolment.enroll(request(token), NOW)  # the token is still good
+
+    tell(with_store, fleet_keys, story)
+
+
+def test_a_revoked_device_is_not_permitted_until_it_enrols_anew(
+    with_store: Callable[[Any], None], fleet_keys: Keys
+) -> None:
+    async def story(_: Store, enrolment: Enrolment, token: str) -> None:
+        await enrolment.enroll(request(token), NOW)
+        await enrolment.revoke("edge-1", NOW)
+        assert not await enrolment.permitted("edge-1")
+        again = await enrolment.announce("edge-1", "generic-x86-64", HOUR, NOW)
+        await enrolment.enroll(request(again), NOW)
+        assert await enrolment.permitted("edge-1")
+
+    tell(with_store, fleet_keys, story)
