@@ -295,6 +295,30 @@ def test_a_model_damaged_on_disk_gives_way_to_its_predecessor(
     assert settled.release == 1
 
 
+def test_a_candidate_damaged_while_it_is_proven_is_undone(settled: Island, release: Release, assign: Assign) -> None:
+    flow = settled.boot()
+    flow.receive(assign(settled.shelf.add(release(2)[0]), 2, 2))
+    flow.advance()
+    active = settled.slots.active()
+    assert active and active.release == 2
+    (settled.slots.path(active.slot) / "model.onnx").write_bytes(b"rot")
+    settled.boot()
+    assert (settled.told[-1].after, settled.release) == ("undone", 1)
+
+
+def test_the_starting_agent_serves_the_candidate_that_it_was_proving(
+    settled: Island, release: Release, assign: Assign, pictures: Pictures
+) -> None:
+    flow = settled.boot()
+    flow.receive(assign(settled.shelf.add(release(2)[0]), 2, 2))
+    flow.advance()
+    again = settled.boot()
+    assert (settled.release, again.advance()) == (2, 60)
+    settled.answers(again, pictures(10, seed=1))
+    again.advance()
+    assert settled.told[-1].after == "healthy"
+
+
 def update(island: Island, assignment: bytes, inputs: np.ndarray[Any, Any]) -> None:
     """A life of an agent that gets the assignment and traffic, until nothing more happens."""
     flow = island.boot()

@@ -193,11 +193,8 @@ class UpdateFlow:
         try:
             data = self._world.repository.fetch(assignment.path, assignment.sha256, assignment.length)
             self._slots.fill(data, assignment.sha256)
-        except (
-            LinkError,
-            ExpiredError,
-            OSError,
-        ) as error:  # may pass; the assignment's expiry ends it
+        except (LinkError, ExpiredError, OSError) as error:
+            # a link, a stale timestamp and a full disk may pass; the assignment's own expiry ends it
             log.warning("fetching %s: %s; trying again", assignment.path, error)
             return Wait(RETRY_S)
         return Verdict(UpdateEvent.VERIFIED, f"{assignment.length} bytes")
@@ -252,8 +249,7 @@ class UpdateFlow:
         now, reason = self._world.clock(), verdict.reason
         self._save(replace(stored, state=after, before=stored.state, time=now, reason=reason, told=False))
         self._proof, self._proving_since = Proof(), self._world.timer()
-        if after in (Update.UNDONE, Update.REPLACED):
-            self._put_back()
+        if after in (Update.UNDONE, Update.REPLACED) and self._put_back():
             self._serve_active()
         if after not in UPDATE:
             self._candidate = self._predecessor = None
@@ -276,12 +272,15 @@ class UpdateFlow:
         if self._stored.state in UPDATE:
             self._change(Verdict(UpdateEvent.SUPERSEDED, "a newer assignment came"))
 
-    def _put_back(self) -> None:
-        """Undo the switch if this update made it; what is not proven gives way."""
-        active = self._slots.active()
-        switched = self._stored.before is Update.PROVING
-        if switched and active and active.sha256 == self._stored.assignment.sha256:
-            self._slots.undo()
+    def _put_back(self) -> bool:
+        """Undo the switch if this update made it; what is not proven gives way. False if there was nothing to undo."""
+        if self._stored.before is not Update.PROVING or not self._serves(self._slots.active()):
+            return False
+        self._slots.undo()
+        return True
+
+    def _serves(self, active: Pointer | None) -> bool:
+        return active is not None and active.sha256 == self._stored.assignment.sha256
 
     def _guard_starts(self) -> None:
         if self._stored.starts > MAX_STARTS:
@@ -298,14 +297,11 @@ class UpdateFlow:
             self._serve(self._load(active.slot))
         except ModelError as error:
             log.error("release %d cannot serve: %s", active.release, error)
-            self._give_up(str(error))
-
-    def _give_up(self, reason: str) -> None:
-        if self.proving:
-            self._change(Verdict(UpdateEvent.DISPROVEN, reason))
-        else:
-            self._slots.undo()
-            self._serve_active()
+            if self.proving and self._serves(active):
+                self._change(Verdict(UpdateEvent.DISPROVEN, str(error)))
+            else:
+                self._slots.undo()
+                self._serve_active()
 
     def _serve(self, live: Live | None) -> None:
         self._serving = live
