@@ -123,7 +123,9 @@ class Lake:
         statistics = json.dumps({"numRecords": rows.num_rows})
         return AddAction(path.name, path.stat().st_size, {}, int(time.time() * 1000), True, statistics)
 
-    def _commit(self, table: str, delta: DeltaTable, actions: list[AddAction], watermarks: Mapping[str, int]) -> None:
+    def _commit(
+        self, table: str, delta: DeltaTable, actions: list[AddAction | RemoveAction], watermarks: Mapping[str, int]
+    ) -> None:
         marks = [Transaction(name, version) for name, version in watermarks.items()]
         try:
             delta.create_write_transaction(

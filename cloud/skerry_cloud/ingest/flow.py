@@ -1,0 +1,265 @@
+"""What devices send becomes rows of the lake, each exactly once, and is acknowledged only then (docs/wire.md).
+
+1. Open the session: a device of this fleet signed it, and it is the device that the carrier authenticated.
+2. Place the batch by its counter: new, again, or after a gap. A gap means that something was lost on the way, so the
+   batch is left for the device to send again, unless an opening came just before: that says the gap is meant.
+3. Open, unpack, check. What does not fit goes to the quarantine, and the device is told why.
+4. One commit a table for all that was waiting (group commit), then acknowledge.
+
+The lake's watermarks make it exactly-once. Per table, ``device/session`` is the last counter in that table;
+``device/session/all``, set by the group's last commit, says that all tables have everything up to it.
+"""
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import pyarrow as pa
+from cryptography import x509
+from deltalake.exceptions import DeltaError
+
+from skerry_cloud.ingest import batches
+from skerry_cloud.ingest.lake import QUARANTINE, Lake, schema
+from skerry_cloud.ingest.sessions import Sessions
+from skerry_shared import wire
+from skerry_shared.errors import InputError, ReplayError, SignatureError, SkerryError, TrustError
+from skerry_shared.sealing import IngestKey, Opener
+from skerry_shared.telemetry import TABLES, Ack, Down, Header, Sealed, Session, SignedSession, Up
+
+log = logging.getLogger(__name__)
+
+WAITING = 64 << 20  # bytes that may wait for their commit; carriers then read no more
+GROUP = 1000  # messages a commit, at most
+KNOWN = 100_000  # sessions in memory; others are found on disk again
+
+Acknowledge = Callable[[str, bytes], Awaitable[bool]]
+Committed = Callable[[str, pa.Table], Awaitable[None]]
+
+
+@dataclass
+class _Session:
+    opener: Opener
+    taken: int  # counter of the last batch that was accepted
+    opened: bool = False  # an opening came since: the next batch may leave a gap
+
+    @property
+    def name(self) -> str:
+        """Of its watermark in each table."""
+        return f"{self.opener.device}/{self.opener.session.hex()}"
+
+    @property
+    def name_of_all(self) -> str:
+        return f"{self.name}/all"
+
+    def place(self, counter: int) -> Literal["new", "again", "gap"]:
+        if counter <= self.taken:
+            return "again"
+        return "new" if self.opened or counter == self.taken + 1 else "gap"
+
+
+@dataclass
+class _Batch:
+    session: _Session
+    counter: int
+    table: str
+    rows: pa.Table
+    refused: str = ""
+
+
+@dataclass
+class _Group:
+    """What one round commits and then says."""
+
+    batches: list[_Batch] = field(default_factory=list)
+    again: list[_Session] = field(default_factory=list)  # sent what is durable already: acknowledge only
+    shunned: list[tuple[str, Ack]] = field(default_factory=list)  # sessions that cannot be opened
+
+    def sessions(self) -> list[_Session]:
+        return [*(batch.session for batch in self.batches), *self.again]
+
+
+class Ingest:
+    """The consumer behind the carriers. All methods belong to one event loop; disk work is done in threads."""
+
+    def __init__(
+        self,
+        lake: Lake,
+        sessions: Path,
+        fleet: str,
+        authority: x509.Certificate,
+        key: IngestKey,
+        acknowledge: Acknowledge,
+        committed: Committed,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """``acknowledge(device, serialised Down)`` passes a message to a device.
+
+        ``committed(table, rows)`` is called with new rows once they are durable, before the device is told. It is not
+        called again after a crash: what it feeds must be rebuilt from the lake at the start.
+        """
+        self._lake, self._sessions = lake, Sessions(sessions)
+        self._fleet, self._authority, self._key = fleet, authority, key
+        self._acknowledge, self._committed, self._clock = acknowledge, committed, clock
+        self._queue: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()  # bounded in bytes, see arrived
+        self._waiting = 0  # bytes in the queue
+        self._room = asyncio.Event()
+        self._known: OrderedDict[tuple[str, bytes], _Session] = OrderedDict()
+        self._unknown: OrderedDict[tuple[str, bytes], None] = OrderedDict()  # sessions that were complained of
+
+    async def arrived(self, device: str, up: bytes) -> None:
+        """Take a message from an authenticated device. Waits while more than ``WAITING`` bytes are ahead of it."""
+        while self._waiting > WAITING:
+            self._room.clear()
+            await self._room.wait()
+        self._waiting += len(up)
+        self._queue.put_nowait((device, up))
+
+    async def run(self) -> NoReturn:
+        """Commit and acknowledge until cancelled."""
+        while True:
+            messages = await self._next()
+            group = await asyncio.to_thread(self._open_all, messages)
+            try:
+                for table, rows in await asyncio.to_thread(self._commit, group.batches):
+                    await self._committed(table, rows)
+            except (OSError, DeltaError, ReplayError) as error:
+                self._forget(group, error)
+                continue
+            await self._tell(group)
+
+    async def _next(self) -> list[tuple[str, bytes]]:
+        messages = [await self._queue.get()]
+        while len(messages) < GROUP and not self._queue.empty():
+            messages.append(self._queue.get_nowait())
+        self._waiting -= sum(len(up) for _, up in messages)
+        self._room.set()
+        return messages
+
+    def _open_all(self, messages: list[tuple[str, bytes]]) -> _Group:
+        group = _Group()
+        for device, message in messages:
+            try:
+                up = wire.decode(Up, message)
+                if up.session is not None:
+                    self._open_session(device, up.session, group)
+                elif up.batch is not None:
+                    self._open_batch(device, up.batch, group)
+            except (SkerryError, OSError) as error:
+                log.warning("%s sent what cannot be used: %s", device, error)
+        return group
+
+    def _open_session(self, device: str, signed: SignedSession, group: _Group) -> None:
+        session = wire.decode(Session, signed.document).session
+        try:
+            opener = self._opener(device, signed)
+        except TrustError as error:
+            group.shunned.append((device, Ack(session, 0, str(error))))
+            raise
+        self._sessions.keep(device, session, signed)
+        known = self._known.get((device, session)) or self._remember(opener)
+        known.opened = True
+
+    def _open_batch(self, device: str, sealed: Sealed, group: _Group) -> None:
+        header = wire.decode(Header, sealed.header)
+        session = self._session(device, header.session)
+        if session is None:
+            return
+        place = session.place(header.counter)
+        if place == "gap":
+            log.warning("%s: batch %d came after %d: left to come again", session.name, header.counter, session.taken)
+            return
+        header, payload = session.opener.open(sealed)
+        session.opened = False
+        if place == "again":
+            group.again.append(session)
+            return
+        session.taken = header.counter
+        group.batches.append(self._read(session, header, payload))
+
+    def _read(self, session: _Session, header: Header, payload: bytes) -> _Batch:
+        received = self._clock()
+        try:
+            rows = batches.read(header, payload, received)
+            return _Batch(session, header.counter, header.table, rows)
+        except InputError as error:
+            rows = batches.refuse(header, payload, str(error), received)
+            return _Batch(session, header.counter, QUARANTINE, rows, str(error)[: batches.REASON])
+
+    def _opener(self, device: str, signed: SignedSession) -> Opener:
+        opener = Opener(signed, self._fleet, self._authority, self._key)
+        if opener.device != device:
+            raise SignatureError(f"session: of {opener.device!r}, but brought by {device!r}")
+        return opener
+
+    def _session(self, device: str, session: bytes) -> _Session | None:
+        """What is known of a session, from memory or disk; None, said once, if nothing is."""
+        key = (device, session)
+        if key not in self._known:
+            signed = self._sessions.find(device, session)
+            if signed is None:
+                self._complain(key)
+                return None
+            return self._remember(self._opener(device, signed))
+        self._known.move_to_end(key)
+        return self._known[key]
+
+    def _remember(self, opener: Opener) -> _Session:
+        session = _Session(opener, 0)
+        session.taken = max(self._lake.watermark(table, session.name_of_all) for table in (*TABLES, QUARANTINE))
+        self._known[opener.device, opener.session] = session
+        _trim(self._known)
+        return session
+
+    def _complain(self, key: tuple[str, bytes]) -> None:
+        if key not in self._unknown:
+            log.warning("%s: a batch of session %s, which was never opened", key[0], key[1].hex())
+            self._unknown[key] = None
+            _trim(self._unknown)
+
+    def _commit(self, group: list[_Batch]) -> list[tuple[str, pa.Table]]:
+        """Make durable what the lake does not have yet, and return it by table."""
+        tables = list(dict.fromkeys(batch.table for batch in group))
+        written = [self._commit_table(table, group, last=table == tables[-1]) for table in tables]
+        return [(table, rows) for table, rows in zip(tables, written, strict=True) if rows.num_rows]
+
+    def _commit_table(self, table: str, group: list[_Batch], last: bool) -> pa.Table:
+        new = [batch for batch in group if batch.table == table and self._is_new(batch)]
+        rows = pa.concat_tables([schema(table).empty_table(), *(batch.rows for batch in new)])
+        marks = {batch.session.name: batch.counter for batch in new}
+        if last:
+            marks |= {batch.session.name_of_all: batch.counter for batch in group}
+        if marks:
+            self._lake.append(table, rows, marks)
+        return rows
+
+    def _is_new(self, batch: _Batch) -> bool:
+        """Whether its table lacks it: after a crash between two tables of a group, one has it already."""
+        return batch.counter > self._lake.watermark(batch.table, batch.session.name)
+
+    async def _tell(self, group: _Group) -> None:
+        acks = list(group.shunned)
+        for batch in group.batches:
+            if batch.refused:
+                acks.append(
+                    (batch.session.opener.device, Ack(batch.session.opener.session, batch.counter, batch.refused))
+                )
+        for session in {session.name: session for session in group.sessions()}.values():
+            acks.append((session.opener.device, Ack(session.opener.session, session.taken)))
+        for device, ack in acks:  # a device that is gone meanwhile sends again and is told then
+            await self._acknowledge(device, wire.encode(Down(ack=ack)))
+
+    def _forget(self, group: _Group, error: Exception) -> None:
+        """Nothing is acknowledged; what is durable is looked up again when the devices send again."""
+        log.error("could not store telemetry, devices will send it again: %s", error)
+        for session in group.sessions():
+            self._known.pop((session.opener.device, session.opener.session), None)
+
+
+def _trim(known: "OrderedDict[Any, Any]") -> None:
+    while len(known) > KNOWN:
+        known.popitem(last=False)
