@@ -109,8 +109,9 @@ def _tilt(p: Floats, exponent: Floats) -> Floats:
 
 def _extremes(p: Floats) -> Floats:
     ends = np.zeros_like(p)
-    ends[0] = ends[-2] = 1.0
-    return ends / ends.sum()
+    ends[0] += 0.5
+    ends[-2] += 0.5
+    return ends
 
 
 def _mix(p: Floats, other: Floats, share: float) -> Floats:
