@@ -17,15 +17,15 @@ from skerry_shared.sealing import IngestKey
 
 
 async def main(folder: Path, port: int) -> None:
-    pems = [(folder / name).read_bytes() for name in ("certificate", "key", "authority")]
-    carrier = GrpcCarrier(f"localhost:{port}", *pems, permit)
-    authority = x509.load_pem_x509_certificate(pems[2])
+    certificate, secret, trusted = ((folder / name).read_bytes() for name in ("certificate", "key", "authority"))
+    carrier = GrpcCarrier(f"localhost:{port}", certificate, secret, trusted, permit)
+    authority = x509.load_pem_x509_certificate(trusted)
     key = IngestKey((folder / "ingest").read_bytes())
     ingest = Ingest(
         Lake(folder / "lake"), folder / "sessions", "north", authority, key, acknowledge=carrier.send, committed=ignore
     )
     async with carrier.serve(Gate(ingest)):
-        print("ready", flush=True)
+        print("ready", flush=True)  # noqa: T201 (the test reads it)
         await ingest.run()
 
 
