@@ -27,7 +27,9 @@ Start with `skerry-cloud init` and `skerry-cloud serve`; the README walks throug
 """
 
 console = Console()
-app = typer.Typer(help=MAP, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
+app = typer.Typer(
+    help=MAP, no_args_is_help=True, add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False
+)
 data = typer.Typer(help="Dataset versions: ingest, validate, split, number.", no_args_is_help=True)
 run = typer.Typer(help="Training runs and what compression made of them.", no_args_is_help=True)
 release = typer.Typer(help="Published releases and their lineage.", no_args_is_help=True)

@@ -42,7 +42,7 @@ class Rollouts:
 class Drift:
     """When to raise an alarm."""
 
-    run_length: float = 10_000.0  # windows between two false alarms of a device's stream, at least
+    run_length: int = 10_000  # windows between two false alarms of a device's stream, at least
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ canary = 1
 wave_minutes = 60.0
 
 [drift]
-run_length = 10000.0                 # windows between two false alarms of a device, at least
+run_length = 10000                   # windows between two false alarms of a device, at least
 
 [retrain]
 enabled = true

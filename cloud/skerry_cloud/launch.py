@@ -1,14 +1,13 @@
 """The server's side of a ``job``: start the process, follow its progress, turn its last words into an error.
 
-A job dies with its server. What it leaves then looks unfinished, and the next one starts afresh.
+A job whose server has died ends at its next report, because nobody reads it. What it leaves looks unfinished, and the
+next job starts afresh.
 """
 
 import asyncio
 import contextlib
-import ctypes
 import dataclasses
 import json
-import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from typing import Any
 from skerry_cloud.job import Progress, Report
 from skerry_shared import errors
 
-PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 LINE_LIMIT = 1 << 20  # bytes of one line of progress
 
 
@@ -30,15 +28,17 @@ async def run(module: str, spec: Any, folder: Path, report: Report) -> None:
     path.write_text(json.dumps(dataclasses.asdict(spec), default=str, indent=1))
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", module, str(path), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        limit=LINE_LIMIT, preexec_fn=_die_with_parent,
+        limit=LINE_LIMIT,
     )  # fmt: skip
     assert process.stdout and process.stderr
     try:
         said, _ = await asyncio.gather(process.stderr.read(), _follow(process.stdout, report))
-    finally:
+        status = await process.wait()
+    except asyncio.CancelledError:
         with contextlib.suppress(ProcessLookupError):  # it ended by itself
             process.kill()
-        status = await process.wait()
+        await process.wait()
+        raise
     if status:
         raise _error(module, status, said.decode(errors="replace"))
 
@@ -54,7 +54,3 @@ def _error(module: str, status: int, said: str) -> errors.SkerryError:
     if isinstance(cls, type) and issubclass(cls, errors.SkerryError):
         return cls(message)
     return errors.SkerryError(f"{module} ended with status {status}: {said.strip()[-500:] or 'it said nothing'}")
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -19,10 +19,10 @@ from skerry_cloud.job import Report
 from skerry_cloud.release.package import package
 from skerry_cloud.release.repository import Repository
 from skerry_cloud.specs import CompareSpec, CompressSpec, IngestSpec, TrainSpec
-from skerry_cloud.store import Base, Bundle, Dataset, Event, Release, Run, Store
+from skerry_cloud.store import Base, Bundle, Dataset, Device, Event, Release, Run, Store
 from skerry_shared import bundle, identity, plugins, profiles, wire
 from skerry_shared.errors import NotFoundError, SkerryError, StateError, UsageError
-from skerry_shared.release import Lineage
+from skerry_shared.release import Channel, Lineage
 
 PROFILES = "profiles"  # a run's file that says which profiles it was compressed for, one a line
 
@@ -143,6 +143,14 @@ class Learning:
             await self._record(row, event, *rows)
         return row
 
+    async def normal(self, device: str, workload: str, release: int) -> Sequence[Channel]:
+        """Traffic to compare a device's with: what it sent itself where the release was retrained for that, else the
+        release's baseline. Raises NotFoundError if the release has nothing for this device."""
+        profile = profiles.load((await self._store.get(Device, device)).profile)
+        run = (await self._store.get(Release, workload, release)).run
+        report = runs.variant(self.run_folder(run), profile.precision, profile.arch).report()
+        return report.references.get(f"device:{device}", report.baseline)
+
     def report(self, number: int) -> dict[str, Any]:
         """All figures of a run so far: metrics, and variants once there are any."""
         folder = self.run_folder(number)
@@ -186,7 +194,10 @@ class Learning:
         targets = [profiles.load(name) for name in names]
         kinds = dict.fromkeys((profile.precision, profile.arch) for profile in targets)
         reports = (runs.variant(self.run_folder(number), *kind).report() for kind in kinds)
-        return [{k: v for k, v in dataclasses.asdict(found).items() if k != "baseline"} for found in reports]
+        return [
+            {k: v for k, v in dataclasses.asdict(found).items() if k not in ("baseline", "references")}
+            for found in reports
+        ]
 
     def _profiles(self, number: int) -> tuple[str, ...]:
         return tuple((self.run_folder(number) / PROFILES).read_text().split())

@@ -82,7 +82,7 @@ class Cloud:
             self._committed,
         )  # fmt: skip
         self._links = Links(database, self._ingest.arrived, self._director.desired)
-        self._drift = DriftFlow(database, found.drift.run_length)
+        self._drift = DriftFlow(database, found.drift.run_length, self._learning.normal)
         self._retrainer = Retrainer(
             database, self._learning, self._labelled, self._roll_out, _policy(found), folder / "incoming"
         )

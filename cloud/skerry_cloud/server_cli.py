@@ -14,6 +14,7 @@ app = typer.Typer(
     help="The cloud side of a fleet: gateway, ingest, drift, training, rollouts, artifact store; one process, "
     "nothing to install beside it.",
     no_args_is_help=True,
+    add_completion=False,
     pretty_exceptions_enable=False,
 )
 

@@ -125,14 +125,21 @@ class Agent:
         """Pass a batch to the outbox; samples of a model that is being proven also to the update."""
         manifest = self._engine.manifest
         if table == "samples" and manifest and self._worker.proving:
-            for inputs, scores in read_samples(manifest, payload):
-                self._worker.sample(manifest.release, inputs, scores)
+            for prediction_id, inputs, scores in read_samples(manifest, payload):
+                self._worker.sample(manifest.release, prediction_id, inputs, scores)
         self._outbox.put(table, payload)
+
+    def _learn(self, truths: Sequence[tuple[str, str]]) -> None:
+        """Pass late labels, as (prediction id, label), to the outbox and to an update that is being proven."""
+        if self._worker.proving:
+            for prediction_id, label in truths:
+                self._worker.learn(prediction_id, label)
+        self._outbox.put("labels", label_rows(time.time(), truths))
 
     def _serve(self) -> list[grpc.Server]:
         folders = self._folders
         inference = oip.handlers(self._engine)
-        reports = local.handlers(self._sink, lambda name, label: self._sink("labels", _label(name, label)))
+        reports = local.handlers(self._sink, self._learn)
         tcp, port = _server(f"127.0.0.1:{self._config.grpc_port}", inference)
         unix, _ = _server(f"unix:{folders.socket}", inference, reports)
         write_durably(folders.port, str(port).encode())
@@ -207,10 +214,6 @@ def _server(address: str, *services: grpc.GenericRpcHandler) -> tuple[grpc.Serve
 def _stop(servers: Sequence[grpc.Server]) -> None:
     for stopped in [server.stop(GRACE_S) for server in servers]:
         stopped.wait()
-
-
-def _label(prediction_id: str, label: str) -> bytes:
-    return label_rows(time.time(), prediction_id, label)
 
 
 def _on_signals() -> asyncio.Event:

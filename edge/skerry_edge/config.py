@@ -20,12 +20,16 @@ class Health:
 
     proving_answers: int = 50  # live answers that are compared with the predecessor's
     min_agreement: float = 0.3  # share of them that must have the same top class; real drift disagrees too
+    max_loss: float = 0.1  # share of labelled answers by which it may be right less often than its predecessor
+    labels_s: float = 60.0  # that labels get, where they come, to say who is right when there is too little agreement
     proving_s: float = 3600.0  # with fewer answers by then the golden inputs alone decide
 
     def __post_init__(self) -> None:
         """Raises ValueError, which ``decode`` turns into a ConfigError."""
-        if self.proving_answers < 1 or self.proving_s < 0 or not 0 <= self.min_agreement <= 1:
-            raise ValueError("health: needs proving_answers >= 1, proving_s >= 0, min_agreement from 0 to 1")
+        if self.proving_answers < 1 or min(self.proving_s, self.labels_s) < 0:
+            raise ValueError("needs proving_answers >= 1, proving_s >= 0 and labels_s >= 0")
+        if not (0 <= self.min_agreement <= 1 and 0 <= self.max_loss <= 1):
+            raise ValueError("needs min_agreement and max_loss from 0 to 1")
 
 
 @dataclass(frozen=True)

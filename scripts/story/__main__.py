@@ -16,6 +16,9 @@ from story.show import Show
 from story.stage import BrokenError, Stage
 from story.story import LONG, SHORT, Story
 
+ABOUT = """The whole loop on real data: train, compress, sign, roll out, predict, drift, retrain, recover, and stop bad
+releases. Exits non-zero where a step does not hold; Ctrl-C at any time leaves no process behind."""
+
 HINT = """
 Left running in {folder}. Look around, from another terminal:
 
@@ -33,10 +36,11 @@ Ctrl-C ends it.
 
 def main() -> int:
     """Parse, tell, clean up."""
-    parser = argparse.ArgumentParser(prog="scripts/demo", description="The whole loop on real data: train, compress, "
-                                     "sign, roll out, predict, drift, retrain, recover, and stop bad releases.")  # fmt: skip
-    parser.add_argument("--transport", choices=("mixed", "mqtt", "grpc"), default="mixed",
-                        help="how devices reach the cloud; mixed: two over MQTT, one over gRPC")  # fmt: skip
+    parser = argparse.ArgumentParser(prog="scripts/demo", description=ABOUT)
+    parser.add_argument(
+        "--transport", choices=("mixed", "mqtt", "grpc"), default="mixed",
+        help="how devices reach the cloud; mixed: two over MQTT, one over gRPC",
+    )  # fmt: skip
     parser.add_argument("--fast", action="store_true", help="a smaller story, on scikit-learn's digits")
     parser.add_argument("--keep", action="store_true", help="leave it running, and say how to look around")
     options = parser.parse_args()
@@ -63,9 +67,8 @@ def _tell(folder: Path, options: argparse.Namespace) -> int:
             story.tell()
         except (BrokenError, SkerryError) as error:
             show.console.print(f"\n[red bold]The story broke:[/] {error}", markup=True)
-            for name in ("cloud", "edge-1", "edge-2", "edge-3"):
-                if (folder / "logs" / f"{name}.log").exists():
-                    show.console.print(f"[dim]— {name}.log[/]\n{crew.log(name)}", markup=False)
+            for log in sorted((folder / "logs").iterdir()):
+                show.console.print(f"— {log.name}\n{crew.log(log.stem)}", markup=False, soft_wrap=True)
             return 1
         if options.keep:
             print(HINT.format(folder=folder, workload=story.name))

@@ -1,10 +1,10 @@
 """An application on a device: shows pictures to the model and gets the truth a little later, as a line inspector would.
 
-    python -m story.app FOLDER PICTURES.npz --way oip|in-process
+    python -m story.app FOLDER PICTURES.npz --way oip|in-process --workload NAME
 
-PICTURES.npz holds labels (text) and one array of pictures for each kind of weather. A line on standard input changes the
-weather; a JSON line on standard output tells after every ``REPORT`` answers how many there were, how many were right, and
-which release gave them.
+PICTURES.npz holds the names of the labels, the truth, and one array of pictures for each kind of weather. A line on
+standard input changes the weather. After every ``REPORT`` answers JSON lines on standard output tell how many there
+were, how many were right, in which weather, and of which release.
 """
 
 import argparse
@@ -60,9 +60,10 @@ class OipApp:
         scores = np.frombuffer(reply.raw_output_contents[place], np.float32)
         return reply.id, int(scores.argmax()), int(reply.model_version)
 
-    def tell(self, prediction: str, label: str) -> None:
-        """The truth, later."""
-        self._local.Label(services_pb2.Feedback(prediction_id=prediction, label=label))
+    def tell(self, truths: list[tuple[str, str]]) -> None:
+        """The truth, later: pairs of prediction id and label."""
+        told = [services_pb2.Truth(prediction_id=prediction, label=label) for prediction, label in truths]
+        self._local.Label(services_pb2.Feedback(truths=told))
 
 
 class InProcessApp:
@@ -76,9 +77,10 @@ class InProcessApp:
         prediction = self._client.predict({"picture": picture[None]})
         return prediction.ids[0], int(prediction.outputs["scores"][0].argmax()), prediction.release
 
-    def tell(self, prediction: str, label: str) -> None:
-        """The truth, later."""
-        self._client.feedback(prediction, label)
+    def tell(self, truths: list[tuple[str, str]]) -> None:
+        """The truth, later: pairs of prediction id and label."""
+        for prediction, label in truths:
+            self._client.feedback(prediction, label)
 
 
 WAYS: dict[str, Callable[[Path, str, list[str]], OipApp | InProcessApp]] = {"oip": OipApp, "in-process": InProcessApp}
@@ -125,9 +127,9 @@ def _play(
             seen[weather, release, top == truth[place]] += 1
             late.append((prediction, labels[truth[place]]))
             shown += 1
-        if len(late) > LATE:
-            app.tell(*late.popleft())
         if seen.total() >= REPORT:
+            if len(late) > LATE:
+                app.tell([late.popleft() for _ in range(len(late) - LATE)])
             _report(seen)
             seen.clear()
         due = max(due + 1 / RATE, time.monotonic() - 1)

@@ -32,13 +32,13 @@ class Show:
     def check(self, holds: bool, fact: str) -> None:
         """State a fact that was looked up. Raises BrokenError if it does not hold."""
         mark = "[green]✓[/]" if holds else "[red]✗[/]"
-        self.console.print(f"  [dim]{time.monotonic() - self._start:6.1f} s[/] {mark} {escape(fact)}")
+        self.console.print(f"  [dim]{time.monotonic() - self._start:6.1f} s[/] {mark} {escape(fact)}", soft_wrap=True)
         if not holds:
             raise BrokenError(f"did not hold: {fact}")
 
     def say(self, line: str) -> None:
         """Something worth knowing that is no check."""
-        self.console.print(f"  [dim]{time.monotonic() - self._start:6.1f} s · {escape(line)}[/]")
+        self.console.print(f"  [dim]{time.monotonic() - self._start:6.1f} s · {escape(line)}[/]", soft_wrap=True)
 
     def follow(self, lines: Iterator[dict[str, Any]]) -> dict[str, Any]:
         """Show long work of the cloud as bars; its result."""

@@ -63,6 +63,7 @@ class App:
 
     def __init__(self, process: "subprocess.Popen[bytes]") -> None:
         self._process, self._changed = process, threading.Condition()
+        self._ended = False
         self.answers: Counter[tuple[str, int]] = Counter()
         self.right: Counter[tuple[str, int]] = Counter()
         threading.Thread(target=self._listen, daemon=True).start()
@@ -76,9 +77,10 @@ class App:
     def wait(self, weather: str, release: int, count: int, seconds: float) -> None:
         """Until there are ``count`` answers. Raises BrokenError when they do not come in time."""
         with self._changed:
-            if not self._changed.wait_for(lambda: self.answers[weather, release] >= count, seconds):
-                had = self.answers[weather, release]
-                raise BrokenError(f"{had} of {count} answers of release {release} within {seconds:.0f} s")
+            self._changed.wait_for(lambda: self._ended or self.answers[weather, release] >= count, seconds)
+            if (had := self.answers[weather, release]) < count:
+                why = "the application ended" if self._ended else f"{seconds:.0f} s are over"
+                raise BrokenError(f"{had} of {count} answers of release {release}, and {why}")
 
     def accuracy(self, weather: str, release: int) -> float:
         """Share of right answers."""
@@ -93,6 +95,9 @@ class App:
                 self.answers[key] += said["answers"]
                 self.right[key] += said["right"]
                 self._changed.notify_all()
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
 
 
 class Stage:
@@ -130,11 +135,10 @@ class Stage:
         """A device's folder."""
         return self.folder / name
 
-    def enroll(self, name: str, token: str) -> "subprocess.CompletedProcess[str]":
-        """`skerry-agent enroll` on the device."""
-        return run(
-            BIN / "skerry-agent", "enroll", "--cloud", self.url, "--token", token, "--name", name, self.device(name)
-        )
+    def enroll(self, name: str, token: str, folder: str = "") -> "subprocess.CompletedProcess[str]":
+        """`skerry-agent enroll` on the device, or in another folder."""
+        command = ("enroll", "--cloud", self.url, "--token", token, "--name", name, self.device(folder or name))
+        return run(BIN / "skerry-agent", *command)
 
     def start_agent(self, name: str, settings: dict[str, Any]) -> None:
         """Run the device's agent with these settings."""

@@ -71,7 +71,7 @@ def test_configuration_has_defaults(tmp_path: Path) -> None:
         ('transports = ["smoke"]', "expected one of 'mqtt', 'grpc'"),
         ("grpc_port = 70000", "grpc_port"),
         ('mqtt = "broker"', "mqtt: 'broker' is not host:port"),
-        ("[health]\nmin_agreement = 3", "min_agreement from 0 to 1"),
+        ("[health]\nmin_agreement = 3", "min_agreement and max_loss from 0 to 1"),
     ],
 )
 def test_a_wrong_configuration_is_named(tmp_path: Path, text: str, message: str) -> None:

@@ -90,7 +90,7 @@ class Island:
         for i in range(len(inputs)):
             example = {"image": inputs[i : i + 1]}
             scores: Any = self.served.model.run(example)["scores"]
-            flow.compare(self.served.bundle.manifest.release, example, scores[0])
+            flow.compare(self.served.bundle.manifest.release, f"{self.timer}/{i}", example, scores[0])
 
     def states(self) -> list[str]:
         return [change.after for change in self.told]

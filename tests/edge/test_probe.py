@@ -1,7 +1,9 @@
 """The golden check and the live comparison: what each lets pass and what not."""
 
+import random
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from skerry_edge.config import Health
 from skerry_edge.update.probe import probe
-from skerry_edge.update.prove import Proof, judge, top_label
+from skerry_edge.update.prove import REMEMBERED, Proof, judge, top_label
 from skerry_shared import bundle
 from skerry_shared.bundle import Bundle, Golden
 from skerry_shared.errors import ModelError
@@ -87,19 +90,24 @@ def test_outputs_that_the_rest_cannot_rely_on(tiny: Bundle, spoil: Callable[[dic
         probe(Fixed(**found), tiny)
 
 
+def proof_of(agreements: list[bool]) -> Proof:
+    proof = Proof()
+    for number, agrees in enumerate(agreements):
+        proof.add(str(number), "a", "a" if agrees else "b")
+    return proof
+
+
 @given(
     agreements=st.lists(st.booleans(), max_size=40),
     answers=st.integers(1, 30),
     least=st.floats(0, 1),
     left=st.booleans(),
 )
-def test_a_verdict_is_the_share_and_early_only_where_nothing_could_change_it(
+def test_without_labels_a_verdict_is_the_share_and_early_only_where_nothing_could_change_it(
     agreements: list[bool], answers: int, least: float, left: bool
 ) -> None:
-    proof = Proof()
-    for agrees in agreements:
-        proof = proof.add(agrees)
-    verdict = judge(proof, answers, least, 1.0 if left else 0.0)
+    bounds = Health(proving_answers=answers, min_agreement=least, labels_s=0)
+    verdict = judge(proof_of(agreements), bounds, 1.0, 1.0 if left else 0.0)
     wanted = least * max(answers, len(agreements))
     best = sum(agreements) + max(answers - len(agreements), 0)
     if best < wanted:
@@ -108,6 +116,46 @@ def test_a_verdict_is_the_share_and_early_only_where_nothing_could_change_it(
         assert verdict and verdict.event is UpdateEvent.PROVEN
     else:
         assert verdict is None
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("ab"), st.sampled_from("ab")), min_size=10), st.randoms()
+)
+def test_enough_labels_decide_whatever_the_agreement_and_the_order(
+    answers: list[tuple[str, str, str]], shuffle: random.Random
+) -> None:
+    news: list[Callable[[], None]] = []
+    proof = Proof()
+    for number, (candidate, predecessor, truth) in enumerate(answers):
+        news.append(partial(proof.add, str(number), candidate, predecessor))
+        news.append(partial(proof.truth, str(number), truth))
+    shuffle.shuffle(news)
+    for step in news:
+        step()
+    right, before = (sum(answer[i] == answer[2] for answer in answers) for i in (0, 1))
+    assert (proof.labelled, proof.right, proof.right_before) == (len(answers), right, before)
+    verdict = judge(proof, Health(proving_answers=10, min_agreement=1.0), 1.0, 1.0)
+    lost = (before - right) / len(answers) > 0.1
+    assert verdict and verdict.event is (UpdateEvent.DISPROVEN if lost else UpdateEvent.PROVEN)
+
+
+def test_too_little_agreement_waits_for_labels_but_not_for_ever() -> None:
+    bounds, proof = Health(proving_answers=10, min_agreement=0.5, labels_s=60), proof_of([False] * 20)
+    alone = judge(proof, bounds, 1.0, 100.0)
+    assert alone and alone.event is UpdateEvent.DISPROVEN  # no labels come here: nothing to wait for
+    proof.truth("of another answer", "a")
+    assert judge(proof, bounds, 59.0, 100.0) is None
+    late = judge(proof, bounds, 60.0, 100.0)
+    assert late and late.event is UpdateEvent.DISPROVEN and "no labels" in late.reason
+
+
+def test_what_waits_for_its_other_half_is_bounded() -> None:
+    proof = Proof()
+    for number in range(REMEMBERED + 10):
+        proof.truth(f"never answered {number}", "a")
+    proof.add("1", "a", "a")
+    proof.truth("1", "a")
+    assert proof.labelled == 1 and len(proof._truths) <= REMEMBERED
 
 
 @pytest.mark.parametrize(

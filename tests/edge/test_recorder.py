@@ -109,7 +109,7 @@ def test_samples_come_back_as_the_tensors_that_went_in() -> None:
     recorder.observe(ids(2), inputs, outputs)
     recorder.close()
     (payload,) = [payload for table, payload in sunk.batches if table == "samples"]
-    for i, (tensors, scores) in enumerate(read_samples(MANIFEST, payload)):
+    for i, (_, tensors, scores) in enumerate(read_samples(MANIFEST, payload)):
         np.testing.assert_array_equal(tensors["image"], inputs["image"][i : i + 1])
         np.testing.assert_array_equal(scores, outputs["scores"][i])
     with pytest.raises(InputError):
@@ -137,6 +137,6 @@ def test_what_comes_after_close_is_passed_on_at_once() -> None:
 
 
 def test_labels() -> None:
-    assert decode("labels", telemetry.unpack(label_rows(5.0, "p1", "boot"))) == {
+    assert decode("labels", telemetry.unpack(label_rows(5.0, [("p1", "boot")]))) == {
         "time": [5.0], "prediction_id": ["p1"], "label": ["boot"],
     }  # fmt: skip

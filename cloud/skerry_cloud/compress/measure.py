@@ -21,7 +21,7 @@ from skerry_shared.errors import GateError
 from skerry_shared.release import Channel
 
 GOLDEN = 32
-BASELINE_MIN, BASELINE_MAX = 1000, 4000  # rows: enough for 16 bins, and no more than a few seconds of answering
+BASELINE_MIN, BASELINE_MAX = 200, 4000  # rows: enough for 16 bins, and no more than a few seconds of answering
 REFERENCE_MIN = 80  # rows: with fewer, 16 bins say next to nothing
 
 TOLERANCE = {

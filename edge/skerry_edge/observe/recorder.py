@@ -134,15 +134,14 @@ class Recorder:
         return [np.zeros(len(edges) + 2, dtype=np.int64) for edges in self._edges]
 
 
-def read_samples(manifest: Manifest, payload: bytes) -> Iterator[tuple[Tensors, NDArray[np.float32]]]:
-    """Input (a batch of one) and scores of each sample of this model in a packed batch. Raises InputError."""
+def read_samples(manifest: Manifest, payload: bytes) -> Iterator[tuple[str, Tensors, NDArray[np.float32]]]:
+    """Prediction id, input (a batch of one) and scores of each sample of this model in a batch. Raises InputError."""
     rows = decode("samples", telemetry.unpack(payload))
     (spec,), model = manifest.inputs, (manifest.workload, manifest.release)
-    for workload, release, raw, answer in zip(
-        rows["workload"], rows["release"], rows["input"], rows["scores"], strict=True
-    ):
+    columns = (rows[name] for name in ("workload", "release", "prediction_id", "input", "scores"))
+    for workload, release, prediction_id, raw, answer in zip(*columns, strict=True):
         if (workload, release) == model:
-            yield _tensors(spec, raw), np.frombuffer(answer, np.float32)
+            yield prediction_id, _tensors(spec, raw), np.frombuffer(answer, np.float32)
 
 
 def _tensors(spec: TensorSpec, raw: bytes) -> Tensors:
@@ -152,9 +151,10 @@ def _tensors(spec: TensorSpec, raw: bytes) -> Tensors:
         raise InputError(f"samples: input is no {spec.dtype} {list(spec.shape[1:])}: {error}") from None
 
 
-def label_rows(time: float, prediction_id: str, label: str) -> bytes:
-    """The packed batch of table "labels" with the late truth of one earlier prediction."""
-    return telemetry.pack(encode("labels", {"time": [time], "prediction_id": [prediction_id], "label": [label]}))
+def label_rows(time: float, pairs: Sequence[tuple[str, str]]) -> bytes:
+    """The packed batch of table "labels" with the late truth of earlier predictions: (prediction id, label) each."""
+    names, labels = zip(*pairs, strict=True)
+    return telemetry.pack(encode("labels", {"time": [time] * len(pairs), "prediction_id": names, "label": labels}))
 
 
 def _empty(table: str) -> Rows:

@@ -5,9 +5,11 @@ Only on the agent's Unix socket, in a folder that only the agent's user may ente
 
 import logging
 import threading
+import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import grpc
 
@@ -23,14 +25,16 @@ SERVICE = "skerry.v1.Local"
 TABLES = ("windows", "samples", "labels")  # events are the agent's own to tell
 MAX_LABEL = 1024  # characters of a prediction id or a label
 WAITING = 256  # reports that may wait for the agent; older ones give way
+TRUTHS = 4096  # late labels that may wait, and that one call may carry
 TICK_S = 1.0  # how late a report may be
 CLOSE_S = 2.0  # seconds that closing waits for an agent; it answers after an fsync
 
+T = TypeVar("T")
 Sink = Callable[[str, bytes], None]  # (table, packed rows)
 
 
-def handlers(sink: Sink, label: Callable[[str, str], None]) -> grpc.GenericRpcHandler:
-    """The service as a handler; ``label`` takes (prediction id, label)."""
+def handlers(sink: Sink, label: Callable[[Sequence[tuple[str, str]]], None]) -> grpc.GenericRpcHandler:
+    """The service as a handler; ``label`` takes pairs of prediction id and label."""
 
     def submit(report: pb.Report) -> pb.Reported:
         if report.table not in TABLES:
@@ -40,9 +44,12 @@ def handlers(sink: Sink, label: Callable[[str, str], None]) -> grpc.GenericRpcHa
         return pb.Reported()
 
     def feedback(given: pb.Feedback) -> pb.Reported:
-        if not 0 < len(given.prediction_id) <= MAX_LABEL or not 0 < len(given.label) <= MAX_LABEL:
+        pairs = [(truth.prediction_id, truth.label) for truth in given.truths]
+        if not 0 < len(pairs) <= TRUTHS:
+            raise InputError(f"truths: need 1 to {TRUTHS} of them, got {len(pairs)}")
+        if not all(0 < len(text) <= MAX_LABEL for pair in pairs for text in pair):
             raise InputError(f"prediction_id, label: need 1 to {MAX_LABEL} characters")
-        label(given.prediction_id, given.label)
+        label(pairs)
         return pb.Reported()
 
     methods = {"Submit": unary(submit, pb.Report), "Label": unary(feedback, pb.Feedback)}
@@ -53,15 +60,17 @@ class Reporter:
     """The application's end: hands reports to the agent in a thread of its own, so that predictions never wait.
 
     Reports wait while no agent answers; when too many wait the oldest are dropped and counted. A report is sent once at
-    most: one that may have arrived is not sent again, for counts that arrive twice would be wrong.
+    most: one that may have arrived is not sent again, for counts that arrive twice would be wrong. Late labels go
+    together, about once a second.
     """
 
     def __init__(self, socket: Path, tick: Callable[[], None]) -> None:
-        """``tick`` is called about once a second in this thread while no report waits; it may report."""
+        """``tick`` is called about once a second in this thread; it may report."""
         self._tick = tick
         self._channel = grpc.insecure_channel(f"unix:{socket}")
         self._stub = LocalStub(self._channel)
-        self._queue: deque[pb.Report | pb.Feedback] = deque()
+        self._reports: deque[pb.Report] = deque()
+        self._truths: deque[pb.Truth] = deque()
         self._changed, self._closing = threading.Condition(), False
         self.dropped = 0
         self._thread = threading.Thread(target=self._run, name="skerry-reports", daemon=True)
@@ -69,11 +78,14 @@ class Reporter:
 
     def submit(self, table: str, payload: bytes) -> None:
         """A finished batch; this is a Sink."""
-        self._put(pb.Report(table=table, payload=payload))
+        with self._changed:
+            self._put(self._reports, pb.Report(table=table, payload=payload), WAITING)
+            self._changed.notify()
 
     def label(self, prediction_id: str, label: str) -> None:
         """The late truth of a prediction."""
-        self._put(pb.Feedback(prediction_id=prediction_id, label=label))
+        with self._changed:
+            self._put(self._truths, pb.Truth(prediction_id=prediction_id, label=label), TRUTHS)
 
     def close(self) -> None:
         """Send what waits, if the agent is there, and stop."""
@@ -82,37 +94,48 @@ class Reporter:
             self._changed.notify()
         self._thread.join(CLOSE_S)
         with self._changed:
-            self.dropped += len(self._queue)
-            self._queue.clear()
+            self.dropped += len(self._reports) + len(self._truths)
+            self._reports.clear()
+            self._truths.clear()
         self._channel.close()  # cancels a call that still waits for an agent
         self._thread.join()
 
-    def _put(self, message: pb.Report | pb.Feedback) -> None:
-        with self._changed:
-            if len(self._queue) >= WAITING:
-                self._queue.popleft()
-                self.dropped += 1
-            self._queue.append(message)
-            self._changed.notify()
+    def _put(self, queue: "deque[T]", item: T, limit: int) -> None:
+        if len(queue) >= limit:
+            queue.popleft()
+            self.dropped += 1
+        queue.append(item)
 
     def _run(self) -> None:
-        while True:
+        due = time.monotonic() + TICK_S
+        while not self._closing:
             with self._changed:
-                self._changed.wait_for(lambda: self._queue or self._closing, TICK_S)
-                if self._closing and not self._queue:
-                    return
-                message = self._queue.popleft() if self._queue else None
-            if message is None:
+                self._changed.wait_for(lambda: self._reports or self._closing, max(0.0, due - time.monotonic()))
+            self._send_reports()
+            if time.monotonic() >= due:
+                due += TICK_S
+                self._send_truths()
                 self._tick()
-            else:
-                self._send(message)
+        self._send_reports()
+        self._send_truths()
 
-    def _send(self, message: pb.Report | pb.Feedback) -> None:
+    def _send_reports(self) -> None:
+        while report := self._take():
+            self._call(self._stub.Submit, report, 1)
+
+    def _send_truths(self) -> None:
+        with self._changed:
+            truths = [self._truths.popleft() for _ in range(len(self._truths))]
+        if truths:
+            self._call(self._stub.Label, pb.Feedback(truths=truths), len(truths))
+
+    def _take(self) -> pb.Report | None:
+        with self._changed:
+            return self._reports.popleft() if self._reports else None
+
+    def _call(self, method: Callable[..., object], message: pb.Report | pb.Feedback, size: int) -> None:
         try:
-            if isinstance(message, pb.Feedback):
-                self._stub.Label(message, wait_for_ready=True)
-            else:
-                self._stub.Submit(message, wait_for_ready=True)
+            method(message, wait_for_ready=True)
         except (grpc.RpcError, ValueError) as error:  # ValueError: the channel was closed meanwhile
-            self.dropped += 1
+            self.dropped += size
             log.warning("report dropped: %s", error)

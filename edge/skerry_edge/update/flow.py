@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from skerry_edge.update import plan
 from skerry_edge.update.probe import probe
-from skerry_edge.update.prove import Proof, Verdict, judge, top_label
+from skerry_edge.update.prove import Bounds, Proof, Verdict, judge, top_label
 from skerry_edge.update.slots import Pointer, Slots
 from skerry_edge.update.state import StateFile, Stored
 from skerry_shared import bundle
@@ -44,13 +44,9 @@ class Repository(Protocol):
         ...
 
 
-class Settings(Protocol):
+class Settings(Bounds, Protocol):
     """When a new model counts as healthy; see ``config.Health``."""
 
-    @property
-    def proving_answers(self) -> int: ...  # noqa: D102
-    @property
-    def min_agreement(self) -> float: ...  # noqa: D102
     @property
     def proving_s(self) -> float: ...  # noqa: D102
 
@@ -162,22 +158,27 @@ class UpdateFlow:
             self._change(outcome)
         return None
 
-    def compare(self, release: int, inputs: Tensors, scores: NDArray[np.floating]) -> None:
+    def compare(self, release: int, prediction_id: str, inputs: Tensors, scores: NDArray[np.floating]) -> None:
         """A live answer of the candidate: its inputs (a batch of one) and its scores."""
         if not self.proving or not self._predecessor or not self._serving or release != self._serving.release:
             return
         try:
-            right = np.asarray(self._predecessor.model.run(inputs)["scores"][0])
+            before = np.asarray(self._predecessor.model.run(inputs)["scores"][0])
         except ModelError as error:  # the input's form may have changed with the release; then nothing can be compared
             log.warning("predecessor cannot answer: %s", error)
             return
-        found = top_label(scores, self._serving.labels)
-        self._proof = self._proof.add(found is not None and found == top_label(right, self._predecessor.labels))
+        labels = self._serving.labels, self._predecessor.labels
+        self._proof.add(prediction_id, top_label(scores, labels[0]), top_label(before, labels[1]))
+
+    def learn(self, prediction_id: str, label: str) -> None:
+        """The late truth of a prediction."""
+        if self.proving:
+            self._proof.truth(prediction_id, label)
 
     def failed(self, release: int) -> None:
         """The candidate could not answer a live request."""
         if self.proving and release == self._stored.assignment.release:
-            self._proof = self._proof.add(False)
+            self._proof.fail()
 
     def _fit(self) -> Verdict:
         device, target = self._world.device, self._stored.assignment.target
@@ -214,9 +215,9 @@ class UpdateFlow:
         objection = self._call_witness(self._switched())
         if objection:
             return Verdict(UpdateEvent.PROVEN, f"golden inputs; {objection}")
-        health = self._world.health
-        left = self._proving_since + health.proving_s - self._world.timer()
-        return judge(self._proof, health.proving_answers, health.min_agreement, left) or Wait(left)
+        health, passed = self._world.health, self._world.timer() - self._proving_since
+        left, patience = health.proving_s - passed, health.labels_s - passed
+        return judge(self._proof, health, passed, left) or Wait(min(left, patience) if patience > 0 else left)
 
     def _call_witness(self, active: Pointer) -> str:
         """Load the predecessor, if it has anything to say about the candidate; else say why it has not."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from skerry_edge.update.flow import UpdateFlow
 from skerry_shared.ports.runtime import Tensors
 
-WAITING = 256  # samples and failures that may wait; older ones give way, for any of them serves as well
+WAITING = 1024  # samples, labels and failures that may wait; older ones give way, for any of them serves as well
 
 
 class Worker:
@@ -33,9 +33,13 @@ class Worker:
         self._desired.append(data)
         self._wake.set()
 
-    def sample(self, release: int, inputs: Tensors, scores: NDArray[np.float32]) -> None:
+    def sample(self, release: int, prediction_id: str, inputs: Tensors, scores: NDArray[np.float32]) -> None:
         """A live answer: the inputs as a batch of one, the scores one per label."""
-        self._add(partial(self._flow.compare, release, inputs, scores))
+        self._add(partial(self._flow.compare, release, prediction_id, inputs, scores))
+
+    def learn(self, prediction_id: str, label: str) -> None:
+        """The late truth of a prediction."""
+        self._add(partial(self._flow.learn, prediction_id, label))
 
     def failed(self, release: int) -> None:
         """A live request that the model could not answer."""

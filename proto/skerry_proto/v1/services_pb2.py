@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from skerry_proto.v1 import telemetry_pb2 as skerry__proto_dot_v1_dot_telemetry__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eskerry_proto/v1/services.proto\x12\tskerry.v1\x1a\x1fskerry_proto/v1/telemetry.proto\"(\n\x06Report\x12\r\n\x05table\x18\x01 \x01(\t\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\"\n\n\x08Reported\"0\n\x08\x46\x65\x65\x64\x62\x61\x63k\x12\x15\n\rprediction_id\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t25\n\x07Gateway\x12*\n\x04Link\x12\r.skerry.v1.Up\x1a\x0f.skerry.v1.Down(\x01\x30\x01\x32l\n\x05Local\x12\x30\n\x06Submit\x12\x11.skerry.v1.Report\x1a\x13.skerry.v1.Reported\x12\x31\n\x05Label\x12\x13.skerry.v1.Feedback\x1a\x13.skerry.v1.Reportedb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eskerry_proto/v1/services.proto\x12\tskerry.v1\x1a\x1fskerry_proto/v1/telemetry.proto\"(\n\x06Report\x12\r\n\x05table\x18\x01 \x01(\t\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\"\n\n\x08Reported\"-\n\x05Truth\x12\x15\n\rprediction_id\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\",\n\x08\x46\x65\x65\x64\x62\x61\x63k\x12 \n\x06truths\x18\x01 \x03(\x0b\x32\x10.skerry.v1.Truth25\n\x07Gateway\x12*\n\x04Link\x12\r.skerry.v1.Up\x1a\x0f.skerry.v1.Down(\x01\x30\x01\x32l\n\x05Local\x12\x30\n\x06Submit\x12\x11.skerry.v1.Report\x1a\x13.skerry.v1.Reported\x12\x31\n\x05Label\x12\x13.skerry.v1.Feedback\x1a\x13.skerry.v1.Reportedb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,10 +36,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REPORT']._serialized_end=118
   _globals['_REPORTED']._serialized_start=120
   _globals['_REPORTED']._serialized_end=130
-  _globals['_FEEDBACK']._serialized_start=132
-  _globals['_FEEDBACK']._serialized_end=180
-  _globals['_GATEWAY']._serialized_start=182
-  _globals['_GATEWAY']._serialized_end=235
-  _globals['_LOCAL']._serialized_start=237
-  _globals['_LOCAL']._serialized_end=345
+  _globals['_TRUTH']._serialized_start=132
+  _globals['_TRUTH']._serialized_end=177
+  _globals['_FEEDBACK']._serialized_start=179
+  _globals['_FEEDBACK']._serialized_end=223
+  _globals['_GATEWAY']._serialized_start=225
+  _globals['_GATEWAY']._serialized_end=278
+  _globals['_LOCAL']._serialized_start=280
+  _globals['_LOCAL']._serialized_end=388
 # @@protoc_insertion_point(module_scope)

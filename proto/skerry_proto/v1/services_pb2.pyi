@@ -4,7 +4,9 @@ isort:skip_file
 The two services of Skerry's own."""
 
 import builtins
+import collections.abc
 import google.protobuf.descriptor
+import google.protobuf.internal.containers
 import google.protobuf.message
 import typing
 
@@ -42,7 +44,7 @@ class Reported(google.protobuf.message.Message):
 global___Reported = Reported
 
 @typing.final
-class Feedback(google.protobuf.message.Message):
+class Truth(google.protobuf.message.Message):
     """The late truth of an earlier prediction."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -58,5 +60,23 @@ class Feedback(google.protobuf.message.Message):
         label: builtins.str = ...,
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["label", b"label", "prediction_id", b"prediction_id"]) -> None: ...
+
+global___Truth = Truth
+
+@typing.final
+class Feedback(google.protobuf.message.Message):
+    """Many at once cost one write to the device's disk, as one alone does."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TRUTHS_FIELD_NUMBER: builtins.int
+    @property
+    def truths(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Truth]: ...
+    def __init__(
+        self,
+        *,
+        truths: collections.abc.Iterable[global___Truth] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["truths", b"truths"]) -> None: ...
 
 global___Feedback = Feedback
