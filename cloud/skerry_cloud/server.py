@@ -81,7 +81,6 @@ class Cloud:
             self._lake, folder / "sessions", found.fleet, authority, self._keys.ingest, self._acknowledge,
             self._committed,
         )  # fmt: skip
-        self._links = Links(database, self._ingest.arrived, self._director.desired)
         self._drift = DriftFlow(database, found.drift.run_length, self._learning.normal)
         self._retrainer = Retrainer(
             database, self._learning, self._labelled, self._roll_out, _policy(found), folder / "incoming"
@@ -90,6 +89,7 @@ class Cloud:
         self._enrolment = Enrolment(
             database, self._keys, found.fleet, self._repository.root, self._addresses(), found.devices.certificate_days
         )
+        self._links = Links(database, self._ingest.arrived, self._director.desired, self._enrolment.permitted)
         self._background: set[asyncio.Task[Any]] = set()
 
     def described(self) -> str:

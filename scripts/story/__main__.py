@@ -7,14 +7,14 @@ import signal
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from skerry_cloud.workloads.fashion import Fashion
 from skerry_shared.errors import SkerryError
+from story import acts
 from story.crew import Crew
 from story.show import Show
 from story.stage import BrokenError, Stage
-from story.story import LONG, SHORT, Story
+from story.telling import LONG, SHORT, Telling
 
 ABOUT = """The whole loop on real data: train, compress, sign, roll out, predict, drift, retrain, recover, and stop bad
 releases. Exits non-zero where a step does not hold; Ctrl-C at any time leaves no process behind."""
@@ -62,16 +62,16 @@ def _tell(folder: Path, options: argparse.Namespace) -> int:
         show.say("Fashion-MNIST is not installed (apt-get install dataset-fashion-mnist): on to scikit-learn's digits")
         script = SHORT
     with Crew(folder / "logs") as crew:
-        story: Any = Story(show, Stage(folder, crew, mqtt=options.transport != "grpc"), script, options.transport)
+        stage = Stage(folder, crew, mqtt=options.transport != "grpc")
         try:
-            story.tell()
+            acts.tell(Telling(show, stage, script, options.transport))
         except (BrokenError, SkerryError) as error:
             show.console.print(f"\n[red bold]The story broke:[/] {error}", markup=True)
             for log in sorted((folder / "logs").iterdir()):
                 show.console.print(f"— {log.name}\n{crew.log(log.stem)}", markup=False, soft_wrap=True)
             return 1
         if options.keep:
-            print(HINT.format(folder=folder, workload=story.name))
+            print(HINT.format(folder=folder, workload=script.workload.name))
             signal.pause()
     return 0
 

@@ -12,9 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from skerry_cloud.api_client import CloudClient
-from skerry_shared.config import tomllib
 from skerry_shared.errors import LinkError
 from story.crew import Crew, run
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 BIN = Path(sys.executable).parent
 Event = dict[str, Any]
@@ -170,13 +174,17 @@ def free_ports(count: int) -> list[int]:
 
 def edit_toml(path: Path, settings: dict[str, Any]) -> None:
     """Set keys ("key" or "table.key") of a TOML file of plain values."""
-    document = tomllib.loads(path.read_text())
+    document: dict[str, Any] = tomllib.loads(path.read_text())
     for key, value in settings.items():
         table, _, name = key.rpartition(".")
         (document.setdefault(table, {}) if table else document)[name] = value
-    plain = {key: value for key, value in document.items() if not isinstance(value, dict)}
-    tables = {key: value for key, value in document.items() if isinstance(value, dict)}
-    lines = [f"{key} = {json.dumps(value)}" for key, value in plain.items()]
-    for name, table in tables.items():
-        lines += [f"\n[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in table.items())]
+    lines = _toml({key: value for key, value in document.items() if not isinstance(value, dict)})
+    for name, content in document.items():
+        if isinstance(content, dict):
+            lines += ["", f"[{name}]", *_toml(content)]
     path.write_text("\n".join(lines) + "\n")
+
+
+def _toml(values: dict[str, Any]) -> list[str]:
+    """Lines for plain values: for these JSON's form is TOML's."""
+    return [f"{key} = {json.dumps(value)}" for key, value in values.items()]

@@ -8,7 +8,7 @@ from skerry_cloud.fleet.enrolment import Addresses, Enrolment, Request
 from skerry_cloud.keys import Keys
 from skerry_cloud.store import Device, Store
 from skerry_shared import identity
-from skerry_shared.errors import StateError, TrustError, UsageError
+from skerry_shared.errors import NotFoundError, StateError, TrustError, UsageError
 from skerry_shared.identity import Token
 
 HOUR = 3600.0
@@ -64,6 +64,16 @@ def test_wrong_tokens_and_requests_change_nothing(with_store: Callable[[Any], No
             assert (await store.get(Device, "edge-1")).state == "announced"
         assert not await enrolment.permitted("edge-1")
         await enrolment.enroll(request(token), NOW)  # the token is still good
+
+    tell(with_store, fleet_keys, story)
+
+
+def test_the_clouds_own_name_is_not_for_devices(with_store: Callable[[Any], None], fleet_keys: Keys) -> None:
+    async def story(store: Store, enrolment: Enrolment, _: str) -> None:
+        with pytest.raises(UsageError, match="own name"):
+            await enrolment.announce("cloud", "generic-x86-64", HOUR, NOW)
+        with pytest.raises(NotFoundError):
+            await store.get(Device, "cloud")
 
     tell(with_store, fleet_keys, story)
 

@@ -11,8 +11,9 @@ from skerry_cloud.keys import Keys
 from skerry_cloud.store import Device, Event, Store
 from skerry_cloud.store import Token as TokenRow
 from skerry_shared import identity, profiles, signing
-from skerry_shared.errors import NotFoundError, StateError, TrustError
+from skerry_shared.errors import NotFoundError, StateError, TrustError, UsageError
 from skerry_shared.identity import Token
+from skerry_shared.mqtt import CLOUD
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class Enrolment:
     async def announce(self, name: str, profile: str, lifetime: float, now: float) -> str:
         """A token for the device ``name``, good for ``lifetime`` seconds. Raises StateError if it is enrolled."""
         identity.check_name("device", name)
+        if name == CLOUD:
+            raise UsageError(f"device: {name!r} is the cloud's own name towards the broker; choose another")
         profiles.load(profile)
         token = Token.new(self._keys.authority.certificate)
         async with self._store.begin() as session:

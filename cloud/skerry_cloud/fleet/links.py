@@ -1,12 +1,15 @@
 """Which device is linked over which carrier, and the way to each."""
 
+import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
 from skerry_cloud.store import Device, Store
 from skerry_shared import wire
-from skerry_shared.ports.carrier import Carrier, Inbox
+from skerry_shared.ports.carrier import Carrier, Inbox, Permit
 from skerry_shared.telemetry import Down
+
+log = logging.getLogger(__name__)
 
 Arrived = Callable[[str, bytes], Awaitable[None]]
 Desired = Callable[[str], Awaitable[bytes | None]]
@@ -15,9 +18,9 @@ Desired = Callable[[str], Awaitable[bytes | None]]
 class Links:
     """Hands what arrives to ingest, and assignments to devices: at once if they are linked, else when they come."""
 
-    def __init__(self, store: Store, arrived: Arrived, desired: Desired) -> None:
-        """``desired`` is a device's newest signed assignment, None for none."""
-        self._store, self._arrived, self._desired = store, arrived, desired
+    def __init__(self, store: Store, arrived: Arrived, desired: Desired, permit: Permit) -> None:
+        """``desired`` is a device's newest signed assignment, None for none; ``permit`` says who may be linked."""
+        self._store, self._arrived, self._desired, self._permit = store, arrived, desired, permit
         self._carriers: Sequence[Carrier] = ()
 
     def over(self, carriers: Sequence[Carrier]) -> None:
@@ -40,11 +43,16 @@ class Links:
         await self.send(device, wire.encode(Down(desired=signed)))
 
     async def arrived(self, device: str, up: bytes) -> None:
-        """Hand a message to ingest."""
-        await self._arrived(device, up)
+        """Hand a message to ingest, unless the device was revoked: a broker may know it only by its certificate."""
+        if await self._permit(device):
+            await self._arrived(device, up)
+        else:
+            log.warning("%s is not a device of this fleet (any more): its message is dropped", device)
 
     async def present(self, device: str, carrier: Carrier, online: bool) -> None:
         """Note a link that was opened or lost."""
+        if not await self._permit(device):
+            return
         async with self._store.begin() as session:
             row = await session.get(Device, device)
             if row and (online or row.link == carrier.name):
