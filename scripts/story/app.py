@@ -27,7 +27,7 @@ from skerry_proto.v1 import inference_pb2, services_pb2, services_pb2_grpc
 from skerry_shared.errors import SkerryError
 
 RATE = 80.0  # pictures a second
-REPORT = 20  # answers
+REPORT = 40  # answers
 LATE = 40  # answers until the truth of one is known
 
 Answer = tuple[str, int, int]  # prediction id, place of the top class, release

@@ -25,7 +25,7 @@ class Digits(Workload):
     input = TensorSpec("picture", "uint8", (ANY, 8, 8))
     monitors = vision.MONITORS
     max_drop = 2.0  # of some 140 test digits one is 0.7 points
-    max_loss = 5.0
+    max_loss = 10.0  # and what so few can show: a model that loses nothing may seem to lose 2
     epochs = 12
     batch_size = 32
 
