@@ -217,17 +217,25 @@ def rollout_start(
     canary: Annotated[int, typer.Option(help="Devices in the first wave.")] = 1,
     wave_minutes: Annotated[float, typer.Option(help="A wave that is not healthy by then halts the rollout.")] = 60.0,
     device: Annotated[list[str] | None, typer.Option(help="Only these; may be repeated.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Follow it to its end; exit 1 if it halts.")] = False,
     as_json: Json = False,
 ) -> None:
     """Start bringing a release to the devices that can run it.
 
-    Example: skerry rollout start fashion/1 --canary 1
+    Example: skerry rollout start fashion/1 --canary 1 --wait
     """
     workload, number = _release_name(name)
     done = _cloud(context).post("/rollouts", workload=workload, release=number, canary=canary,
                                 wave_seconds=wave_minutes * 60, devices=device or [])  # fmt: skip
-    _result(done, as_json, f"rollout {done['id']}: canary {', '.join(done['waves'][0])}; "
-                           f"follow it with `skerry rollout show {done['id']}`")  # fmt: skip
+    canaries = ", ".join(done["waves"][0])
+    if not wait:
+        hint = f"follow it with `skerry rollout show {done['id']}`"
+        return _result(done, as_json, f"rollout {done['id']}: canary {canaries}; {hint}")
+    done = _follow_rollout(_cloud(context), done["id"], as_json)
+    _result(done, as_json, f"rollout {done['id']}: {done['state']}, {done['reason']}")
+    if done["state"] != "done":
+        raise typer.Exit(1)
+    return None
 
 
 @rollout.command("list")
@@ -369,6 +377,19 @@ def _work(lines: Iterator[dict[str, Any]], quiet: bool) -> dict[str, Any]:
             task = stages[line["stage"]]
             bars.update(task, total=line["total"] or None, completed=line["done"], note=line["note"])
     raise SkerryError("the cloud ended the work without a result")
+
+
+def _follow_rollout(cloud: CloudClient, number: int, quiet: bool) -> dict[str, Any]:
+    """Show a rollout's events until it is over; the rollout."""
+    for event in cloud.lines("/events?follow=1"):
+        if event["kind"] != "rollout" or event["name"].split()[0] != str(number):
+            continue
+        if not quiet:
+            typer.echo(event_line(event))
+        if event["after"] in ("done", "halted"):
+            break
+    found: dict[str, Any] = cloud.get(f"/rollouts/{number}")
+    return found
 
 
 def _result(document: Any, as_json: bool, line: str) -> None:
