@@ -49,8 +49,9 @@ async def _follow(stream: asyncio.StreamReader, report: Report) -> None:
 
 
 def _error(module: str, status: int, said: str) -> errors.SkerryError:
-    kind, _, message = said.strip().rpartition("\n")[2].partition(": ")
+    last = said.strip().rpartition("\n")[2]
+    kind, _, message = last.partition(": ")
     cls = getattr(errors, kind, None)
     if isinstance(cls, type) and issubclass(cls, errors.SkerryError):
         return cls(message)
-    return errors.SkerryError(f"{module} ended with status {status}: {said.strip()[-500:] or 'it said nothing'}")
+    return errors.SkerryError(f"{module} ended with status {status}: {last or 'it said nothing'}")

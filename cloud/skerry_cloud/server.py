@@ -185,7 +185,7 @@ class Cloud:
 
     async def _retrain(self) -> None:
         while True:
-            await self._retrainer.tick(time.time())
+            await self._retrainer.tick()
             await asyncio.sleep(BEAT)
 
     async def _renew(self) -> None:

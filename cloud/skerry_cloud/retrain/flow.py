@@ -84,30 +84,30 @@ class Retrainer:
     """Watches open alarms and acts by the policy; one retraining at a time for each workload."""
 
     def __init__(
-        self, store: Store, steps: Steps, labelled: Labelled, start: StartRollout, policy: Policy, folder: Path
-    ) -> None:
-        """``folder`` is where samples wait for ingestion."""
+        self, store: Store, steps: Steps, labelled: Labelled, start: StartRollout, policy: Policy, folder: Path,
+        clock: Callable[[], float] = time.time,
+    ) -> None:  # fmt: skip
+        """``folder`` is where samples wait for ingestion; ``clock`` gives Unix seconds."""
         self._store, self._steps, self._labelled, self._start = store, steps, labelled, start
-        self._policy, self._folder = policy, folder
-        self._last: dict[str, float] = {}  # when a retraining of a workload last ended, well or not
+        self._policy, self._folder, self._clock = policy, folder, clock
         self.progress = Progress("idle", 0, 0)
 
-    async def tick(self, now: float) -> None:
+    async def tick(self) -> None:
         """Close alarms that were answered; retrain where the policy says so (this returns when it is done)."""
-        await self._close_answered(now)
+        await self._close_answered()
         alarms = await self._store.all(select(Alarm).where(Alarm.state == "open"))
         for workload in sorted({alarm.workload for alarm in alarms}):
-            await self._consider(workload, [alarm for alarm in alarms if alarm.workload == workload], now)
+            await self._consider(workload, [alarm for alarm in alarms if alarm.workload == workload])
 
-    async def _consider(self, workload: str, alarms: Sequence[Alarm], now: float) -> None:
+    async def _consider(self, workload: str, alarms: Sequence[Alarm]) -> None:
         devices = sorted({alarm.device for alarm in alarms})
         since = min(alarm.since for alarm in alarms)
         samples = await self._labelled(workload, devices, since)
         situation = Situation(
             alarmed=devices, since=since, labelled=len(samples.labels), busy=await self._busy(workload),
-            last_retrained=self._last.get(workload, 0.0),
+            last_retrained=await self._last(workload),
         )  # fmt: skip
-        verdict = decide(self._policy, situation, now)
+        verdict = decide(self._policy, situation, self._clock())
         if not verdict.retrain:
             return
         await self._note(workload, "", "retraining", verdict.reason)
@@ -115,8 +115,6 @@ class Retrainer:
             await self._retrain(workload, max(alarm.release for alarm in alarms), samples, verdict.reason)
         except SkerryError as error:
             await self._note(workload, "retraining", "given up", str(error))
-        finally:
-            self._last[workload] = time.time()
 
     async def _retrain(self, workload: str, champion: int, samples: Samples, why: str) -> None:
         release = await self._store.get(Release, workload, champion)
@@ -139,6 +137,12 @@ class Retrainer:
         await self._note(workload, "retraining", f"release {published.number}", judged.reason)
         await self._start(workload, published.number)
 
+    async def _last(self, workload: str) -> float:
+        """When a retraining last began or ended; 0 for never."""
+        told = select(Event).where(Event.kind == "retrain", Event.name == workload).order_by(Event.id.desc())
+        event = await self._store.first(told)
+        return event.time if event else 0.0
+
     async def _busy(self, workload: str) -> str:
         run = await self._store.first(
             select(Run).where(Run.workload == workload, Run.state.in_(["queued", "training", "compressing"]))
@@ -150,7 +154,7 @@ class Retrainer:
             return f"run {run.id} is {run.state}"
         return f"rollout {rollout.id} is running" if rollout else ""
 
-    async def _close_answered(self, now: float) -> None:
+    async def _close_answered(self) -> None:
         """An alarm about a release is answered once its device runs a newer one."""
         async with self._store.begin() as session:
             query = select(Alarm, Device).join(Device, Device.name == Alarm.device)
@@ -161,8 +165,12 @@ class Retrainer:
                 alarm.state = "resolved"
                 why = f"{device.name} runs {device.workload}/{device.release} now"
                 name = f"{alarm.id} {alarm.device}"
-                session.add(Event(time=now, kind="alarm", name=name, before="open", after="resolved", reason=why,
-                                  actor=ACTOR))  # fmt: skip
+                session.add(
+                    Event(
+                        time=self._clock(), kind="alarm", name=name, before="open", after="resolved", reason=why,
+                        actor=ACTOR,
+                    )
+                )  # fmt: skip
 
     def _save(self, workload: str, samples: Samples) -> Path:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -176,5 +184,5 @@ class Retrainer:
 
     async def _note(self, workload: str, before: str, after: str, reason: str) -> None:
         async with self._store.begin() as session:
-            session.add(Event(time=time.time(), kind="retrain", name=workload, before=before, after=after,
+            session.add(Event(time=self._clock(), kind="retrain", name=workload, before=before, after=after,
                               reason=reason, actor=ACTOR))  # fmt: skip

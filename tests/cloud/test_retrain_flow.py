@@ -1,0 +1,157 @@
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sqlalchemy import select
+
+from skerry_cloud.retrain.flow import Retrainer
+from skerry_cloud.retrain.policy import Policy
+from skerry_cloud.store import Alarm, Bundle, Dataset, Device, Event, Release, Run, Store
+from skerry_shared.errors import LinkError
+
+NOW = 1_800_000_000.0
+POLICY = Policy(min_labels=3, cooldown_seconds=600, epochs=7, max_loss=2.0)
+
+
+@dataclass(frozen=True)
+class Judged:
+    passed: bool
+    reason: str = "figures"
+
+
+@dataclass(frozen=True)
+class Samples:
+    inputs: np.ndarray[Any, Any]
+    labels: np.ndarray[Any, Any]
+    sources: Sequence[str]
+
+
+class Steps:
+    """Records what is asked of it, and what the sample file held."""
+
+    def __init__(self, passed: bool = True, broken: Exception | None = None) -> None:
+        self.calls: list[Any] = []
+        self._passed, self._broken = passed, broken
+
+    async def ingest(
+        self, workload: str, actor: str, report: Any, samples: Path | None = None, parent: int = 0
+    ) -> Dataset:
+        assert samples
+        with np.load(samples) as file:
+            self.calls.append(("ingest", parent, file["labels"].tolist(), file["sources"].tolist()))
+        return Dataset(workload=workload, number=2, parent=parent, created=NOW, sha256="", rows=1, sources={})
+
+    async def train(self, workload: str, dataset: int, parent: int, epochs: int, actor: str, report: Any) -> Run:
+        self.calls.append(("train", dataset, parent, epochs, actor))
+        if self._broken:
+            raise self._broken
+        run = Run(workload=workload, dataset=dataset, parent=parent, code="", state="trained", created=NOW)
+        run.id = 9
+        return run
+
+    async def compress(self, number: int, names: Sequence[str], max_drop: Any, actor: str, report: Any) -> None:
+        self.calls.append(("compress", number, list(names)))
+
+    async def compare(self, champion: int, candidate: int, max_loss: float | None, report: Any) -> Judged:
+        self.calls.append(("compare", champion, candidate, max_loss))
+        return Judged(self._passed)
+
+    async def publish(self, number: int, reason: str, actor: str) -> Release:
+        self.calls.append(("publish", number))
+        return Release(workload="w", number=2, run=number, owner="o", created=NOW, reason=reason)
+
+
+class World:
+    """A store with a champion and an open alarm, and a retrainer on fakes."""
+
+    def __init__(self, store: Store, folder: Path, steps: Steps, labels: int = 3) -> None:
+        self.store, self.steps, self.labels = store, steps, labels
+        self.started: list[tuple[str, int]] = []
+        self.retrainer = Retrainer(store, steps, self._labelled, self._start, POLICY, folder, lambda: NOW)
+
+    async def build(self) -> "World":
+        async with self.store.begin() as session:
+            session.add(Dataset(workload="w", number=1, parent=0, created=NOW, sha256="", rows=1, sources={}))
+            await session.flush()
+            session.add(Run(workload="w", dataset=1, parent=0, code="", state="compressed", created=NOW))
+            session.add(Release(workload="w", number=1, run=1, owner="o", created=NOW))
+            await session.flush()
+            session.add(Bundle(workload="w", release=1, profile="p", path="", sha256="", length=1, manifest=""))
+            session.add(Device(name="edge-1", profile="p", state="enrolled", workload="w", release=1))
+            session.add(Alarm(device="edge-1", workload="w", release=1, state="open", since=NOW - 60, raised=NOW,
+                              summary="", detail={}))  # fmt: skip
+        return self
+
+    async def notes(self) -> list[tuple[str, str]]:
+        events = await self.store.all(select(Event).where(Event.kind == "retrain").order_by(Event.id))
+        return [(event.before, event.after) for event in events]
+
+    async def _labelled(self, workload: str, devices: Sequence[str], since: float) -> Samples:
+        assert (workload, list(devices), since) == ("w", ["edge-1"], NOW - 60)
+        return Samples(np.zeros((self.labels, 2)), np.arange(self.labels), ["edge-1"] * self.labels)
+
+    async def _start(self, workload: str, release: int) -> None:
+        self.started.append((workload, release))
+
+
+def tell(with_store: Callable[[Any], None], folder: Path, steps: Steps, story: Any, labels: int = 3) -> None:
+    async def run(store: Store) -> None:
+        await story(await World(store, folder, steps, labels).build())
+
+    with_store(run)
+
+
+def test_from_alarm_to_rollout_in_order(with_store: Callable[[Any], None], tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        await world.retrainer.tick()
+        assert world.steps.calls == [
+            ("ingest", 1, [0, 1, 2], ["device:edge-1"] * 3),
+            ("train", 2, 1, 7, "policy"),
+            ("compress", 9, ["p"]),
+            ("compare", 1, 9, 2.0),
+            ("publish", 9),
+        ]
+        assert world.started == [("w", 2)]
+        assert await world.notes() == [("", "retraining"), ("retraining", "release 2")]
+
+    tell(with_store, tmp_path, Steps(), story)
+    assert list(tmp_path.glob("*.npz")) == []
+
+
+def test_too_few_labels_wait(with_store: Callable[[Any], None], tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        await world.retrainer.tick()
+        assert world.steps.calls == [] and await world.notes() == []
+
+    tell(with_store, tmp_path, Steps(), story, labels=2)
+
+
+@pytest.mark.parametrize("steps", [Steps(passed=False), Steps(broken=LinkError("gone"))])
+def test_a_candidate_that_fails_is_an_event_and_cools_down(
+    with_store: Callable[[Any], None], tmp_path: Path, steps: Steps
+) -> None:
+    async def story(world: World) -> None:
+        await world.retrainer.tick()
+        assert world.started == []
+        assert (await world.notes())[-1] == ("retraining", "given up")
+        calls = len(world.steps.calls)
+        await world.retrainer.tick()
+        assert len(world.steps.calls) == calls  # cooling down
+
+    tell(with_store, tmp_path, steps, story)
+
+
+def test_an_alarm_is_answered_once_its_device_runs_something_newer(
+    with_store: Callable[[Any], None], tmp_path: Path
+) -> None:
+    async def story(world: World) -> None:
+        async with world.store.begin() as session:
+            (await session.get_one(Device, "edge-1")).release = 2
+        await world.retrainer.tick()
+        (alarm,) = await world.store.all(select(Alarm))
+        assert alarm.state == "resolved" and world.steps.calls == []
+
+    tell(with_store, tmp_path, Steps(), story)
