@@ -18,6 +18,7 @@ from skerry_cloud import datasets, job, runs, workloads
 from skerry_cloud.adapters.onnx_model import OnnxModel
 from skerry_cloud.compress.job import kinds_of
 from skerry_cloud.compress.job import work as compress
+from skerry_cloud.compress.measure import BASELINE_MIN
 from skerry_cloud.compress.quantise import network_nodes, quantise
 from skerry_cloud.datasets import REFERENCE, TEST
 from skerry_cloud.evaluate.compare import Verdict
@@ -146,7 +147,7 @@ def test_a_report_holds_what_the_device_needs(story: Story) -> None:
         assert report.drop <= tiny.max_drop
         assert report.tolerance == {"int8": 0.05, "float32": 1e-3}[precision]
         assert tuple(channel.name for channel in report.baseline) == sketch.channel_names(tiny.monitors)
-        assert {sum(channel.counts) for channel in report.baseline} == {400}
+        assert {sum(channel.counts) for channel in report.baseline} == {BASELINE_MIN}
         golden = OnnxModel(variant.model).run(np.load(variant.golden("in") / "picture.npy"))
         assert np.array_equal(golden.scores, np.load(variant.golden("out") / "scores.npy"))
     assert runs.variant(story.run, "float32", "x86_64").report().parity == 0

@@ -28,7 +28,7 @@ def run(tilts: Tilts, shares: Floats, rng: np.random.Generator, windows: int, va
     return statistics
 
 
-@pytest.mark.parametrize("size", [300, 1000, 5000])
+@pytest.mark.parametrize("size", [96, 304, 1008, 5008])
 @pytest.mark.parametrize("values", [30, 300])
 def test_without_a_change_false_alarms_are_no_more_than_stated(size: int, values: int) -> None:
     """Within T windows at most T/A of the streams alarm: with T = A/5 at most a fifth, 20 references of 20 streams."""
