@@ -35,10 +35,12 @@ from skerry_cloud.retrain.flow import Retrainer
 from skerry_cloud.retrain.policy import Policy
 from skerry_cloud.store import Bundle, Store
 from skerry_shared import __version__, identity, wire
+from skerry_shared.locking import locked
 from skerry_shared.release import Manifest
 
 log = logging.getLogger(__name__)
 
+LOCK = ".lock"
 BEAT = 1.0  # seconds between two looks at rollouts and alarms when nothing happens; news are acted on at once
 RENEWAL = 3600.0  # seconds between two looks at the repository's expiry
 HTTP_GRACE = 2  # seconds for open answers when the server stops
@@ -48,8 +50,9 @@ def serve(folder: Path, say: Callable[[str], None]) -> None:
     """Run the cloud in ``folder`` until SIGINT or SIGTERM; ``say`` gets a line once everybody is served."""
     found = config.load(folder)
     url = found.database_url(folder.resolve())
-    store.migrate(url)
-    asyncio.run(_serve(folder.resolve(), found, url, say))
+    with locked(folder.resolve() / LOCK, "a skerry-cloud"):
+        store.migrate(url)
+        asyncio.run(_serve(folder.resolve(), found, url, say))
 
 
 async def _serve(folder: Path, found: CloudConfig, url: str, say: Callable[[str], None]) -> None:

@@ -19,7 +19,6 @@ from skerry_edge.adapters.repository_tuf import Repository
 from skerry_edge.config import AgentConfig, Folders, load
 from skerry_edge.infer.engine import Active, Engine
 from skerry_edge.infer.models import load_model
-from skerry_edge.locking import locked
 from skerry_edge.machine import this_machine, versions
 from skerry_edge.observe.events import EventLog
 from skerry_edge.observe.outbox import Outbox
@@ -35,6 +34,7 @@ from skerry_edge.update.worker import Worker
 from skerry_shared.errors import ConfigError
 from skerry_shared.files import write_durably
 from skerry_shared.identity import load_key
+from skerry_shared.locking import locked
 from skerry_shared.ports.carrier import TlsFiles, Transport
 from skerry_shared.sealing import Sealer
 from skerry_shared.signing import load_public
@@ -166,7 +166,8 @@ async def run(folder: Path) -> None:
     """Run the agent of ``folder``. Raises ConfigError, or StateError if one runs already."""
     folders = Folders(folder)
     config = load(folders)
-    with locked(folders):
+    folders.run.mkdir(mode=0o700, exist_ok=True)
+    with locked(folders.lock, "an agent"):
         folders.port.unlink(missing_ok=True)  # of an agent that was killed
         for path in (folders.state, folders.slots):
             path.mkdir(exist_ok=True)

@@ -4,10 +4,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from skerry_edge.config import Folders, load
-from skerry_edge.locking import is_locked
 from skerry_edge.observe.events import last
 from skerry_edge.update.slots import Pointer, Slots
 from skerry_edge.update.state import StateFile
+from skerry_shared.locking import is_locked
 
 EVENTS = 5  # that a status shows
 
@@ -36,7 +36,7 @@ class Status:
 def read(folders: Folders) -> Status:
     """The status of an enrolled folder. Raises ConfigError or StateError."""
     config, stored = load(folders), StateFile(folders.update).load()
-    running = is_locked(folders)
+    running = is_locked(folders.lock)
     return Status(
         fleet=config.fleet,
         device=config.device,
