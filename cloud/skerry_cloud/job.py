@@ -8,11 +8,12 @@ on standard error says why; before that line stands whatever libraries print.
 import contextlib
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from skerry_shared.config import decode
 from skerry_shared.errors import ConfigError, SkerryError
@@ -48,6 +49,13 @@ def main(spec: type[S], work: Callable[[S, Report], None]) -> int:
         sys.stderr.write(f"{type(error).__name__}: {' '.join(str(error).split())}\n")
         return 1
     return 0
+
+
+def leave(status: int) -> NoReturn:
+    """End the process at once: with torch loaded, Python's own farewell takes a second, and all files are closed."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def read_spec(spec: type[S], path: Path) -> S:

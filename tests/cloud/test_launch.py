@@ -9,7 +9,6 @@ from skerry_cloud.job import Progress
 from skerry_shared.errors import GateError, SkerryError
 
 JOB = """
-import sys
 from dataclasses import dataclass
 from skerry_cloud import job
 from skerry_shared.errors import GateError
@@ -28,7 +27,7 @@ def work(spec, report):
         import time
         time.sleep(600)
 
-sys.exit(job.main(Spec, work))
+job.leave(job.main(Spec, work))
 """
 
 

@@ -4,7 +4,6 @@ One variant for each distinct kind of device among the profiles. A variant has a
 """
 
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -67,4 +66,4 @@ def _make(source: Path, variant: Variant, precision: str, arch: str, calibration
 
 
 if __name__ == "__main__":
-    sys.exit(job.main(CompressSpec, work))
+    job.leave(job.main(CompressSpec, work))

@@ -1,7 +1,5 @@
 """Champion against candidate as a process: ``python -m skerry_cloud.evaluate.job SPEC.json``. Writes a ``Verdict``."""
 
-import sys
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -36,4 +34,4 @@ def _answered(spec: CompareSpec, test: Rows, mask: NDArray[np.bool_]) -> Answere
 
 
 if __name__ == "__main__":
-    sys.exit(job.main(CompareSpec, work))
+    job.leave(job.main(CompareSpec, work))

@@ -3,8 +3,6 @@
 Without samples the workload's own data are read; with samples, what devices sent back is added to a parent version.
 """
 
-import sys
-
 import numpy as np
 
 from skerry_cloud import datasets, job, workloads
@@ -33,4 +31,4 @@ def work(spec: IngestSpec, report: Report) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(job.main(IngestSpec, work))
+    job.leave(job.main(IngestSpec, work))

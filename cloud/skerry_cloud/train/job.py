@@ -1,7 +1,6 @@
 """Training as a process: ``python -m skerry_cloud.train.job SPEC.json``. Fills a run folder, see ``runs``."""
 
 import math
-import sys
 import time
 from pathlib import Path
 
@@ -131,4 +130,4 @@ def _parity(network: nn.Module, workload: Workload, model: Path, inputs: NDArray
 
 
 if __name__ == "__main__":
-    sys.exit(job.main(TrainSpec, work))
+    job.leave(job.main(TrainSpec, work))
