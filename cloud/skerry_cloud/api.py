@@ -272,7 +272,10 @@ class _Api:
     async def events(self, request: Request) -> Response:
         """Events after ?after=ID; with ?follow=1 one a line as they happen."""
         self._authorize(request)
-        after = int(request.query_params.get("after", "0"))
+        given = request.query_params.get("after", "0")
+        if not (given.isascii() and given.isdigit() and len(given) < 19):
+            raise errors.UsageError(f"after: expected the id of an event, got {given!r}")
+        after = int(given)
         if request.query_params.get("follow"):
             return StreamingResponse(self._follow(after), media_type="application/x-ndjson")
         found = await self._s.store.all(select(Event).where(Event.id > after).order_by(Event.id))
@@ -325,7 +328,7 @@ async def _body(cls: type[T], request: Request) -> T:
         if len(body) > MAX_BODY:
             raise HTTPException(413, f"body: more than {MAX_BODY} bytes")
     document: Any = None
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, RecursionError):
         document = json.loads(body or b"{}")
     if not isinstance(document, dict):
         raise errors.UsageError("body: not a JSON object")

@@ -348,13 +348,14 @@ def main() -> None:
     """Run the program: 0 done, 1 failed or refused, 2 used wrongly."""
     try:
         app()
-    except SkerryError as error:
+    except (SkerryError, OSError) as error:
+        if isinstance(error, BrokenPipeError):  # the reader of a pipe, such as `head`, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return
         print(f"skerry: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(2 if isinstance(error, UsageError) else 1)
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _cloud(context: typer.Context) -> CloudClient:
@@ -416,7 +417,7 @@ def _list(rows: list[dict[str, Any]], as_json: bool, columns: dict[str, str | Ca
 
 def _release_name(name: str) -> tuple[str, int]:
     workload, _, number = name.partition("/")
-    if not number.isdigit():
+    if not (number.isascii() and number.isdigit()):
         raise UsageError(f"release: {name!r} is not WORKLOAD/NUMBER, as in fashion/1")
     return workload, int(number)
 

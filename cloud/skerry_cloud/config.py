@@ -20,6 +20,14 @@ class Listen:
     mqtt_port: int = 8883
     mqtt: bool = True  # start Mosquitto as a child where it is installed
 
+    def __post_init__(self) -> None:
+        """Raises ValueError, which ``decode`` turns into a ConfigError."""
+        ports = (self.https_port, self.grpc_port, self.mqtt_port)
+        if not self.hosts:
+            raise ValueError("hosts: name at least one; devices reach the cloud by it")
+        if not all(0 < port < 65536 for port in ports) or len(set(ports)) < len(ports):
+            raise ValueError("https_port, grpc_port, mqtt_port: need three different numbers from 1 to 65535")
+
 
 @dataclass(frozen=True)
 class Devices:
@@ -29,13 +37,21 @@ class Devices:
     token_hours: int = 24
     assignment_days: int = 30  # an assignment that reaches a device later than this is refused
 
+    def __post_init__(self) -> None:
+        """Raises ValueError, which ``decode`` turns into a ConfigError."""
+        _positive(self)
+
 
 @dataclass(frozen=True)
 class Rollouts:
     """How a release spreads when the retraining policy starts it; `skerry rollout start` may say otherwise."""
 
     canary: int = 1  # devices in the first wave
-    wave_minutes: float = 60.0  # a wave that is not healthy by then halts the rollout
+    wave_minutes: float = 60.0  # a wave that is not healthy by then halts the rollout; longer than a device's proving
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, which ``decode`` turns into a ConfigError."""
+        _positive(self)
 
 
 @dataclass(frozen=True)
@@ -43,6 +59,11 @@ class Drift:
     """When to raise an alarm."""
 
     run_length: int = 10_000  # windows between two false alarms of a device's stream, at least
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, which ``decode`` turns into a ConfigError."""
+        if self.run_length < 2:
+            raise ValueError("run_length: needs 2 windows or more")
 
 
 @dataclass(frozen=True)
@@ -54,6 +75,11 @@ class Retrain:
     max_loss: float | None = None  # points of accuracy on the old data that a candidate may lose; else the workload's
     cooldown_minutes: float = 30.0  # between two retrainings of a workload
     epochs: int = 0  # 0: the workload's own number
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, which ``decode`` turns into a ConfigError."""
+        if self.min_labels < 1 or self.cooldown_minutes < 0 or self.epochs < 0 or (self.max_loss or 0) < 0:
+            raise ValueError("needs min_labels >= 1, and nothing below 0")
 
 
 @dataclass(frozen=True)
@@ -77,8 +103,16 @@ class CloudConfig:
     def __post_init__(self) -> None:
         """Names are checked here, so that a wrong one is found on start."""
         check_name("fleet", self.fleet)
+        if "+" not in self.database or "://" not in self.database:
+            raise ValueError("database: needs a URL with an asynchronous driver, as in sqlite+aiosqlite:///state.db")
         for name in self.workloads:
             check_name("workload", name)
+
+
+def _positive(table: Devices | Rollouts) -> None:
+    for name, value in vars(table).items():
+        if value <= 0:
+            raise ValueError(f"{name}: needs to be above 0, got {value}")
 
 
 def load(folder: Path) -> CloudConfig:
@@ -95,8 +129,8 @@ fleet = "{fleet}"
 # casting = "casting.py:Casting"
 
 [listen]
-address = "127.0.0.1"
-hosts = ["localhost", "127.0.0.1"]   # names under which devices reach this machine: they go into the certificate
+address = "{address}"
+hosts = {hosts}   # names under which devices reach this machine, the first one first: they go into the certificate
 https_port = {https_port}
 grpc_port = {grpc_port}
 mqtt_port = {mqtt_port}

@@ -5,7 +5,6 @@ results in files, the one that says "finished" last. If it fails it ends with a 
 on standard error says why; before that line stands whatever libraries print.
 """
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -13,7 +12,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import NoReturn, TextIO, TypeVar
 
 from skerry_shared.config import decode
 from skerry_shared.errors import ConfigError, SkerryError
@@ -36,19 +35,25 @@ Report = Callable[[Progress], None]
 
 def main(spec: type[S], work: Callable[[S, Report], None]) -> int:
     """Do the work that the file named by the first argument specifies. Returns the process's exit status."""
-    channel = sys.stdout
+    channel = _channel()
 
     def say(progress: Progress) -> None:
         channel.write(json.dumps(dataclasses.asdict(progress)) + "\n")
         channel.flush()
 
     try:
-        with contextlib.redirect_stdout(sys.stderr):
-            work(read_spec(spec, Path(sys.argv[1])), say)
+        work(read_spec(spec, Path(sys.argv[1])), say)
     except SkerryError as error:
         sys.stderr.write(f"{type(error).__name__}: {' '.join(str(error).split())}\n")
         return 1
     return 0
+
+
+def _channel() -> TextIO:
+    """Standard output for progress alone: what anything else prints there, a C library too, goes to standard error."""
+    channel = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    return channel
 
 
 def leave(status: int) -> NoReturn:

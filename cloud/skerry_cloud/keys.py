@@ -6,6 +6,7 @@ after the first release of each workload; without it everything but adding a wor
 
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 from cryptography import x509
@@ -16,12 +17,14 @@ from skerry_shared import identity
 from skerry_shared.errors import ConfigError
 from skerry_shared.files import write_durably
 from skerry_shared.identity import Authority
+from skerry_shared.mqtt import CLOUD
 from skerry_shared.ports.carrier import TlsFiles
 from skerry_shared.sealing import IngestKey
 
 OFFLINE = ("root", "targets")
 ONLINE = ("models", "snapshot", "timestamp", "director")
 SERVER_DAYS = 397  # the longest lifetime that common TLS clients accept
+RENEW = timedelta(days=30)  # a certificate with less than this to live is issued anew at start
 PRIVATE = 0o600
 
 
@@ -89,15 +92,23 @@ def create(folder: Path, fleet: str, hosts: tuple[str, ...], now: float) -> Keys
     return keys
 
 
+def renew_own(keys: Keys, hosts: tuple[str, ...], now: float) -> bool:
+    """Issue the cloud's own certificates anew where they are for other hosts or soon run out. True if it did."""
+    certificate = x509.load_pem_x509_certificate(keys.tls.certificate.read_bytes())
+    fresh = certificate.not_valid_after_utc - identity.utc(now) > RENEW
+    if fresh and identity.hosts_of(certificate) == set(hosts):
+        return False
+    _issue_own(keys, keys.authority, hosts, now)
+    return True
+
+
 def _issue_own(keys: Keys, authority: Authority, hosts: tuple[str, ...], now: float) -> None:
-    for files in (keys.tls, keys.broker_client):
-        write_durably(files.key, identity.private_pem(identity.new_key()), PRIVATE)
-    server_key = identity.load_key(keys.tls.key.read_bytes())
-    server = authority.issue_server(server_key, hosts, identity.utc(now), SERVER_DAYS)
-    write_durably(keys.tls.certificate, server)
-    request = identity.request("cloud", identity.load_key(keys.broker_client.key.read_bytes()))
-    own = authority.sign_request(request, "cloud", identity.utc(now), SERVER_DAYS)
-    write_durably(keys.broker_client.certificate, own)
+    server, client = identity.new_key(), identity.new_key()
+    certificate = authority.issue_server(server, hosts, identity.utc(now), SERVER_DAYS)
+    own = authority.sign_request(identity.request(CLOUD, client), CLOUD, identity.utc(now), SERVER_DAYS)
+    for files, key, issued in ((keys.tls, server, certificate), (keys.broker_client, client, own)):
+        write_durably(files.key, identity.private_pem(key), PRIVATE)
+        write_durably(files.certificate, issued)
 
 
 def _pem(key: Ed25519PrivateKey) -> bytes:

@@ -5,7 +5,6 @@ next job starts afresh.
 """
 
 import asyncio
-import contextlib
 import dataclasses
 import json
 import sys
@@ -34,11 +33,10 @@ async def run(module: str, spec: Any, folder: Path, report: Report) -> None:
     try:
         said, _ = await asyncio.gather(process.stderr.read(), _follow(process.stdout, report))
         status = await process.wait()
-    except asyncio.CancelledError:
-        with contextlib.suppress(ProcessLookupError):  # it ended by itself
+    finally:
+        if process.returncode is None:  # this was cancelled, or the job spoke nonsense
             process.kill()
-        await process.wait()
-        raise
+            await process.wait()
     if status:
         raise _error(module, status, said.decode(errors="replace"))
 

@@ -39,6 +39,13 @@ class Learning:
         """Names of all workloads that can be learned here."""
         return sorted({*plugins.names("skerry.workloads"), *self._paths})
 
+    async def recover(self) -> None:
+        """Runs that the cloud's end interrupted: what was trained still is, what was not has failed."""
+        interrupted = select(Run).where(Run.state.in_(["queued", "training", "compressing"]))
+        for run in await self._store.all(interrupted):
+            after = "trained" if run.state == "compressing" else "failed"
+            await self._move(run, after, "the cloud stopped meanwhile", "cloud")
+
     async def ingest(
         self, workload: str, actor: str, report: Report, samples: Path | None = None, parent: int = 0
     ) -> Dataset:
@@ -88,6 +95,9 @@ class Learning:
         run = await self._store.get(Run, number)
         if run.state not in ("trained", "compressed"):
             raise StateError(f"run: {number} is {run.state}; only a trained run can be compressed")
+        released = await self._store.first(select(Release).where(Release.run == number))
+        if released:
+            raise StateError(f"run: {number} is release {run.workload}/{released.number}; train another run")
         for name in names:
             profiles.load(name)
         if not names:
@@ -97,7 +107,7 @@ class Learning:
             workload=self._known(run.workload), folder=self._folder, datasets=self._data(run.workload),
             dataset=run.dataset, run=self.run_folder(number), profiles=tuple(names), max_drop=max_drop,
         )  # fmt: skip
-        async with self._step(run, actor):
+        async with self._step(run, actor, back="trained"):
             await launch.run("skerry_cloud.compress.job", spec, self.run_folder(number), report)
         variants = self._variants(number, names)
         (self.run_folder(number) / PROFILES).write_text("\n".join(names))
@@ -151,6 +161,11 @@ class Learning:
         report = runs.variant(self.run_folder(run), profile.precision, profile.arch).report()
         return report.references.get(f"device:{device}", report.baseline)
 
+    async def renew(self) -> None:
+        """Sign anew what would soon expire in the repository."""
+        async with self._publishing:
+            await asyncio.to_thread(self._repository.renew, identity.utc(time.time()))
+
     def report(self, number: int) -> dict[str, Any]:
         """All figures of a run so far: metrics, and variants once there are any."""
         folder = self.run_folder(number)
@@ -177,10 +192,11 @@ class Learning:
         }
 
     async def _next_release(self, workload: str) -> int:
+        """Above what either the database or the repository has: a crash may have come between the two."""
         newest = await self._store.first(
             select(Release).where(Release.workload == workload).order_by(Release.number.desc())
         )
-        return newest.number + 1 if newest else 1
+        return max(newest.number if newest else 0, self._repository.newest(workload)) + 1
 
     async def _dataset(self, workload: str, number: int) -> Dataset:
         self._known(workload)
@@ -212,13 +228,13 @@ class Learning:
         return self._folder / "datasets" / workload
 
     @asynccontextmanager
-    async def _step(self, run: Run, actor: str) -> AsyncIterator[None]:
-        """A heavy step of a run: one at a time, and its failure is the run's state."""
+    async def _step(self, run: Run, actor: str, back: str = "failed") -> AsyncIterator[None]:
+        """A heavy step of a run: one at a time; if it fails the run is ``back``, and why is kept."""
         try:
             async with self._heavy:
                 yield
         except SkerryError as error:
-            await self._move(run, "failed", str(error), actor)
+            await self._move(run, back, str(error), actor)
             raise
 
     async def _move(self, run: Run, state: str, reason: str, actor: str) -> None:

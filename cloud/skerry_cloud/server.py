@@ -6,7 +6,7 @@ import logging
 import signal
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,14 @@ import pyarrow as pa
 import uvicorn
 from sqlalchemy import select
 
-from skerry_cloud import api, config, setup, store
+from skerry_cloud import api, config, keys, setup, store
 from skerry_cloud.adapters import mosquitto
 from skerry_cloud.adapters.carrier_grpc import GrpcCarrier
 from skerry_cloud.adapters.carrier_mqtt import MqttCarrier
 from skerry_cloud.api import Services
 from skerry_cloud.config import CloudConfig
 from skerry_cloud.drift.flow import DriftFlow
-from skerry_cloud.fleet.director import Director, Order
+from skerry_cloud.fleet.director import Director, Order, origin_of
 from skerry_cloud.fleet.enrolment import Addresses, Enrolment
 from skerry_cloud.fleet.links import Links
 from skerry_cloud.ingest.flow import Ingest
@@ -34,7 +34,7 @@ from skerry_cloud.release.repository import Repository
 from skerry_cloud.retrain.flow import Retrainer
 from skerry_cloud.retrain.policy import Policy
 from skerry_cloud.store import Bundle, Store
-from skerry_shared import __version__, identity, wire
+from skerry_shared import __version__, wire
 from skerry_shared.locking import locked
 from skerry_shared.release import Manifest
 
@@ -72,6 +72,7 @@ class Cloud:
         """Nothing runs until ``running``."""
         self._folder, self._config, self._store = folder, found, database
         self._keys = Keys(folder / setup.KEYS)
+        keys.renew_own(self._keys, found.listen.hosts, time.time())
         self._repository = Repository(folder / setup.REPOSITORY, self._keys)
         self._lake = Lake(folder / "lake")
         self._news = asyncio.Event()
@@ -106,15 +107,22 @@ class Cloud:
         """Run every part. Yields a future that fails when a part does; leaving the context stops them all."""
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._store.close)
-            await self._drift.replay(await asyncio.to_thread(self._lake.scan, "windows"))
+            await self._catch_up()
+            await self._carry(stack)
             tasks = [asyncio.ensure_future(part) for part in self._parts()]
             stack.push_async_callback(_stop, tasks, self._background)
-            await self._carry(stack)
             server = _Https(self._uvicorn())
             serving = asyncio.ensure_future(server.serve())
             stack.push_async_callback(server.end, serving)
             await server.listening(serving)
             yield asyncio.ensure_future(_first(*tasks, serving))
+
+    async def _catch_up(self) -> None:
+        """What a death of this process may have left half done."""
+        await self._links.forget()
+        await self._learning.recover()
+        await self._director.replay((await asyncio.to_thread(self._lake.scan, "events")).to_pylist())
+        await self._drift.replay(await asyncio.to_thread(self._lake.scan, "windows"))
 
     def _parts(self) -> list[Coroutine[Any, Any, None]]:
         if not self._config.retrain.enabled:
@@ -173,27 +181,26 @@ class Cloud:
         """What came is durable in the lake: act on it."""
         if table == "events":
             for row in rows.to_pylist():
-                origin = f"{row['device']}/{row['session']}/{row['counter']}/{row['row']}"
-                await self._director.report(row["device"], row, origin)
+                await self._director.report(row["device"], row, origin_of(row))
         elif table == "windows":
             await self._drift.take(rows)
         self._news.set()
 
     async def _direct(self) -> None:
         while True:
-            await self._director.tick(time.time())
+            await _guarded(self._director.tick(time.time()), "rollouts")
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._news.wait(), BEAT)
             self._news.clear()
 
     async def _retrain(self) -> None:
         while True:
-            await self._retrainer.tick()
+            await _guarded(self._retrainer.tick(), "retraining")
             await asyncio.sleep(BEAT)
 
     async def _renew(self) -> None:
         while True:
-            self._repository.renew(identity.utc(time.time()))
+            await _guarded(self._learning.renew(), "repository")
             await asyncio.sleep(RENEWAL)
 
     async def _labelled(self, workload: str, devices: Sequence[str], since: float) -> Labelled:
@@ -237,6 +244,14 @@ class _Https(uvicorn.Server):
         """Stop serving."""
         self.should_exit = True
         await asyncio.wait([serving])
+
+
+async def _guarded(beat: Awaitable[Any], what: str) -> None:
+    """One beat of a part that must go on: a full disk or a busy database now says nothing about the next beat."""
+    try:
+        await beat
+    except Exception:
+        log.exception("%s: this look failed; the next one follows", what)
 
 
 def revision() -> str:

@@ -1,5 +1,6 @@
 """`skerry-cloud`: makes a fleet's cloud side, checks it, and runs it."""
 
+import json
 import logging
 import sys
 from pathlib import Path
@@ -26,6 +27,10 @@ HERE = Path("skerry-cloud")
 def init(
     folder: Folder = HERE,
     fleet: Annotated[str, typer.Option(help="Name of the fleet: a-z, 0-9 and '-'.")] = "main",
+    host: Annotated[
+        list[str] | None, typer.Option(help="Name or address under which devices reach this machine; may be repeated.")
+    ] = None,
+    address: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 for all.")] = "127.0.0.1",
     https_port: Annotated[int, typer.Option(help="API, enrolment and repository.")] = 8443,
     grpc_port: Annotated[int, typer.Option(help="Devices over gRPC.")] = 8444,
     mqtt_port: Annotated[int, typer.Option(help="Devices over MQTT.")] = 8883,
@@ -34,7 +39,10 @@ def init(
 
     Example: skerry-cloud init && skerry-cloud serve
     """
-    text = config.TEMPLATE.format(fleet=fleet, https_port=https_port, grpc_port=grpc_port, mqtt_port=mqtt_port)
+    hosts = json.dumps(host or ["localhost", "127.0.0.1"])
+    text = config.TEMPLATE.format(
+        fleet=fleet, hosts=hosts, address=address, https_port=https_port, grpc_port=grpc_port, mqtt_port=mqtt_port
+    )
     setup.create(folder, text)
     typer.echo(f"fleet {fleet} is in {folder}; next: skerry-cloud serve {folder}")
     typer.echo(
@@ -71,6 +79,6 @@ def main() -> None:
     """Run the program: 0 done, 1 failed, 2 used wrongly."""
     try:
         app()
-    except SkerryError as error:
+    except (SkerryError, OSError) as error:
         sys.stderr.write(f"skerry-cloud: {error}\n")
         sys.exit(2 if isinstance(error, UsageError) else 1)

@@ -23,7 +23,7 @@ def create(folder: Path, text: str) -> None:
     if folder.exists() and any(folder.iterdir()):
         raise StateError(f"{folder}: not empty; a fleet gets a folder of its own")
     made_here = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         _fill(folder, found, text)
     except BaseException:

@@ -180,30 +180,33 @@ class Store:
         self._engine = create_async_engine(url)
         if self._engine.dialect.name == "sqlite":
             event.listen(self._engine.sync_engine, "connect", _configure_sqlite)
-        self._sessions = async_sessionmaker(self._engine, expire_on_commit=False)
+            event.listen(self._engine.sync_engine, "begin", _begin_immediate)
+        self._writing = async_sessionmaker(self._engine, expire_on_commit=False)
+        reader = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._reading = async_sessionmaker(reader, expire_on_commit=False)
         self._news = asyncio.Condition()
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[AsyncSession]:
-        """A transaction: committed when the block ends well, undone when it raises."""
-        async with self._sessions.begin() as session:
+        """A transaction: committed when the block ends well, undone when it raises; nobody changes what it read."""
+        async with self._writing.begin() as session:
             yield session
         async with self._news:
             self._news.notify_all()
 
     async def all(self, statement: Select[R]) -> Sequence[R]:
         """Every row of a query."""
-        async with self._sessions() as session:
+        async with self._reading() as session:
             return (await session.scalars(statement)).all()
 
     async def first(self, statement: Select[R]) -> R | None:
         """The first row of a query, or None."""
-        async with self._sessions() as session:
+        async with self._reading() as session:
             return (await session.scalars(statement.limit(1))).first()
 
     async def get(self, table: type[R], *key: Any) -> R:
         """The row with this primary key. Raises NotFoundError."""
-        async with self._sessions() as session:
+        async with self._reading() as session:
             row = await session.get(table, key[0] if len(key) == 1 else key)
         if row is None:
             raise NotFoundError(f"{table.__name__.lower()}: no {'/'.join(map(str, key))}")
@@ -241,7 +244,13 @@ def plain(row: Base) -> dict[str, Any]:
     return {key: value for key, value in dataclasses.asdict(row).items() if not isinstance(value, bytes)}
 
 
+def _begin_immediate(connection: Any) -> None:
+    """SQLite's own BEGIN would let two transactions read the same state and both act on it."""
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
 def _configure_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # the driver begins nothing by itself
     cursor = connection.cursor()
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000"):
         cursor.execute(f"PRAGMA {pragma}")

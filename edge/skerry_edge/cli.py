@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format=LOG, stream=sys.stderr)
     try:
         code: int = options.command(options)
-    except SkerryError as error:
+    except (SkerryError, OSError) as error:
         print(f"skerry-agent: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     return code

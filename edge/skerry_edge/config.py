@@ -22,7 +22,7 @@ class Health:
     min_agreement: float = 0.3  # share of them that must have the same top class; real drift disagrees too
     max_loss: float = 0.1  # share of labelled answers by which it may be right less often than its predecessor
     labels_s: float = 60.0  # that labels get, where they come, to say who is right when there is too little agreement
-    proving_s: float = 3600.0  # with fewer answers by then the golden inputs alone decide
+    proving_s: float = 900.0  # with fewer answers by then the golden inputs alone decide; well within a wave's hour
 
     def __post_init__(self) -> None:
         """Raises ValueError, which ``decode`` turns into a ConfigError."""

@@ -14,6 +14,7 @@ skerry_shared.errors.ConfigError: gate.toml: unknown key 'max_dorp'; did you mea
 
 import dataclasses
 import difflib
+import math
 import sys
 import types
 import typing
@@ -90,11 +91,17 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         return {key: _value(arguments[1], item, f"{where}.{key}") for key, item in items}
     if origin is typing.Literal:
         return _one_of(arguments, value, where)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return _finite(value, where)
     if hint is Path:
         return Path(_expect(str, value, hint, where))
     return _expect(hint, value, hint, where)
+
+
+def _finite(value: float, where: str) -> float:
+    if not math.isfinite(value):
+        raise ConfigError(f"{where}: expected a finite number, got {value!r}")
+    return float(value)
 
 
 def _expect(kind: Any, value: Any, hint: Any, where: str) -> Any:

@@ -96,6 +96,13 @@ def common_name(certificate: x509.Certificate | x509.CertificateSigningRequest) 
     return str(certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value)
 
 
+def hosts_of(certificate: x509.Certificate) -> set[str]:
+    """Names and addresses that a server certificate is for."""
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    addresses = names.get_values_for_type(x509.IPAddress)
+    return {*names.get_values_for_type(x509.DNSName), *map(str, addresses)}
+
+
 @dataclass(frozen=True)
 class Authority:
     """A certificate authority: the fleet's own."""
@@ -126,7 +133,10 @@ class Authority:
             raise UsageError("csr: its signature does not prove possession of the key")
         if name != device:
             raise UsageError(f"csr: asks for {name!r}, the token is for {device!r}")
-        return self._issue(asked.subject, asked.public_key(), now, days, ExtendedKeyUsageOID.CLIENT_AUTH, [])
+        key = asked.public_key()
+        if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+            raise UsageError("csr: its key is not on curve P-256")
+        return self._issue(_subject(device), key, now, days, ExtendedKeyUsageOID.CLIENT_AUTH, [])
 
     def issue_server(self, key: ec.EllipticCurvePrivateKey, hosts: tuple[str, ...], now: datetime, days: int) -> bytes:
         """A server certificate in PEM for these host names and IP addresses."""

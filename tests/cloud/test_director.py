@@ -1,3 +1,4 @@
+import asyncio
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -159,5 +160,77 @@ def test_a_device_that_was_away_gets_its_newest_assignment(with_store: Callable[
         assert desired
         signed = wire.decode(Signed, desired)
         assert wire.decode(release.Assignment, signed.document).release == 2
+
+    tell(with_store, fleet_keys, story)
+
+
+def test_two_starts_at_once_make_one_rollout(with_store: Callable[[Any], None], fleet_keys: Keys) -> None:
+    async def story(fleet: Fleet) -> None:
+        order = Order("w", 1, 1, 60)
+        asked = [fleet.director.start(order, "test", NOW) for _ in range(4)]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        assert sum(isinstance(answer, Rollout) for answer in answers) == 1
+        assert len(await fleet.store.all(select(Rollout))) == 1
+
+    tell(with_store, fleet_keys, story)
+
+
+def test_looks_and_a_halt_at_once_end_halted_once(with_store: Callable[[Any], None], fleet_keys: Keys) -> None:
+    async def story(fleet: Fleet) -> None:
+        rollout = await fleet.director.start(Order("w", 1, 1, 60), "test", NOW)
+        await fleet.say(rollout.waves[0][0], Update.HEALTHY)
+        halt = fleet.director.stop(rollout.id, "operator", "enough", NOW)
+        await asyncio.gather(*(fleet.director.tick(NOW) for _ in range(3)), halt, return_exceptions=True)
+        await fleet.director.tick(NOW)
+        events = await fleet.store.all(select(Event).where(Event.kind == "rollout").order_by(Event.id))
+        assert len(events) == len({event.after for event in events})  # no wave was assigned twice
+
+    tell(with_store, fleet_keys, story)
+
+
+def test_a_device_that_became_something_else_halts_the_rollout(
+    with_store: Callable[[Any], None], fleet_keys: Keys
+) -> None:
+    async def story(fleet: Fleet) -> None:
+        rollout = await fleet.director.start(Order("w", 1, 1, 60), "test", NOW)
+        async with fleet.store.begin() as session:
+            (await session.get_one(Device, rollout.waves[1][0])).profile = "industrial-pc"
+        await fleet.say(rollout.waves[0][0], Update.HEALTHY)
+        await fleet.director.tick(NOW)
+        halted = await fleet.store.get(Rollout, rollout.id)
+        assert halted.state == "halted" and "no bundle" in halted.reason
+
+    tell(with_store, fleet_keys, story)
+
+
+def lake_row(fleet: Fleet, device: str, state: Update, counter: int) -> dict[str, Any]:
+    told = fleet.sent[device]
+    return {"time": NOW + counter, "subject": "update", "from": "", "to": state.value, "reason": "", "workload": "w",
+            "release": told.release, "rollout": told.rollout, "device": device, "session": "s", "counter": counter,
+            "row": 0}  # fmt: skip
+
+
+def test_what_a_crash_kept_from_being_heard_is_heard_at_the_replay(
+    with_store: Callable[[Any], None], fleet_keys: Keys
+) -> None:
+    async def story(fleet: Fleet) -> None:
+        canary = (await fleet.director.start(Order("w", 1, 1, 60), "test", NOW)).waves[0][0]
+        rows = [lake_row(fleet, canary, state, i) for i, state in enumerate((Update.FETCHING, Update.HEALTHY))]
+        await fleet.director.replay(rows[::-1])
+        await fleet.director.replay(rows)
+        told = await fleet.store.all(select(Assignment))
+        assert [assignment.state for assignment in told] == ["healthy"]
+        assert len(await fleet.store.all(select(Event).where(Event.kind == "update"))) == 2
+
+    tell(with_store, fleet_keys, story)
+
+
+def test_a_device_cannot_speak_of_what_is_not_its_own(with_store: Callable[[Any], None], fleet_keys: Keys) -> None:
+    async def story(fleet: Fleet) -> None:
+        canary = (await fleet.director.start(Order("w", 1, 1, 60), "test", NOW)).waves[0][0]
+        before = len(await fleet.store.all(select(Event)))
+        forged = lake_row(fleet, canary, Update.HEALTHY, 1) | {"subject": "rollout", "to": "done"}
+        await fleet.director.report(canary, forged, "forged")
+        assert len(await fleet.store.all(select(Event))) == before
 
     tell(with_store, fleet_keys, story)

@@ -1,3 +1,4 @@
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -88,5 +89,29 @@ def test_a_revoked_device_is_not_permitted_until_it_enrols_anew(
         again = await enrolment.announce("edge-1", "generic-x86-64", HOUR, NOW)
         await enrolment.enroll(request(again), NOW)
         assert await enrolment.permitted("edge-1")
+
+    tell(with_store, fleet_keys, story)
+
+
+def test_one_token_asked_for_many_times_at_once_buys_one_certificate(
+    with_store: Callable[[Any], None], fleet_keys: Keys
+) -> None:
+    async def story(_: Store, enrolment: Enrolment, token: str) -> None:
+        asked = [enrolment.enroll(request(token), NOW) for _ in range(5)]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        assert sum(isinstance(answer, dict) for answer in answers) == 1
+        assert sum(isinstance(answer, TrustError) for answer in answers) == 4
+
+    tell(with_store, fleet_keys, story)
+
+
+def test_tokens_end_with_a_newer_one_and_with_a_revocation(with_store: Callable[[Any], None], fleet_keys: Keys) -> None:
+    async def story(_: Store, enrolment: Enrolment, first: str) -> None:
+        second = await enrolment.announce("edge-1", "generic-x86-64", HOUR, NOW)
+        with pytest.raises(TrustError, match="not one for edge-1"):
+            await enrolment.enroll(request(first), NOW)
+        await enrolment.revoke("edge-1", NOW)
+        with pytest.raises(TrustError, match="not one for edge-1"):
+            await enrolment.enroll(request(second), NOW)
 
     tell(with_store, fleet_keys, story)

@@ -4,6 +4,7 @@ The watch is rebuilt from the lake when the cloud starts, so it has no state of 
 one open alarm at most; once that is resolved, it is judged anew.
 """
 
+import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import groupby
@@ -16,7 +17,10 @@ from sqlalchemy import select
 from skerry_cloud.drift.watch import Alarm, Watch, summary
 from skerry_cloud.store import Alarm as AlarmRow
 from skerry_cloud.store import Event, Store
+from skerry_shared.errors import NotFoundError
 from skerry_shared.release import Channel
+
+log = logging.getLogger(__name__)
 
 Key = tuple[str, str, int]  # device, workload, release
 Normal = Callable[[str, str, int], Awaitable[Sequence[Channel]]]  # what is normal for a key; raises NotFoundError
@@ -54,10 +58,18 @@ class DriftFlow:
         alarms = []
         for key, group in groupby(sorted(rows, key=KEY), key=KEY):
             if key not in self._known:
-                self._known[key] = await self._normal(*key)
+                self._known[key] = await self._find_normal(key)
             alarms += self._watch.fold(group, {key[1:]: self._known[key]})
         self._alarmed |= {(alarm.device, alarm.workload, alarm.release) for alarm in alarms}
         return alarms
+
+    async def _find_normal(self, key: Key) -> Sequence[Channel]:
+        """What is normal for a key; nothing, so that nothing is judged, for a release that is not ours."""
+        try:
+            return await self._normal(*key)
+        except NotFoundError as error:
+            log.warning("windows of %s are not judged: %s", key, error)
+            return ()
 
     async def _record(self, alarm: Alarm) -> None:
         row = AlarmRow(

@@ -1,7 +1,8 @@
 """Says which device runs what, and brings releases out wave by wave. What to do next is decided in ``plan``."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -11,11 +12,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from skerry_cloud.fleet import plan
 from skerry_cloud.store import Assignment, Bundle, Device, Event, Release, Rollout, Store
 from skerry_shared import release, signing, states, wire
-from skerry_shared.errors import StateError, UsageError
+from skerry_shared.errors import NotFoundError, StateError, UsageError
 from skerry_shared.release import Manifest
 from skerry_shared.states import ROLLOUT, RolloutEvent, Update
 
 DAY = 86400
+DEVICE_STATES = {state.value for state in Update}
+SUBJECTS = ("agent", "update")  # what a device may speak of; a rollout or an alarm is not its to tell
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,11 @@ class Order:
     canary: int
     wave_seconds: float
     devices: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, which ``decode`` turns into a ConfigError."""
+        if self.canary < 1 or self.wave_seconds <= 0:
+            raise ValueError("canary and wave_seconds: need to be above 0")
 
 
 class Director:
@@ -70,6 +78,7 @@ class Director:
     async def stop(self, number: int, actor: str, reason: str, now: float) -> Rollout:
         """Halt a rollout. Raises StateError if it is over."""
         rollout = await self._store.get(Rollout, number)
+        states.step(ROLLOUT, states.Rollout(rollout.state), RolloutEvent.STOPPED)
         await self._advance(rollout, plan.Decision(RolloutEvent.STOPPED, reason), actor, now)
         return await self._store.get(Rollout, number)
 
@@ -78,8 +87,11 @@ class Director:
         query = select(Rollout).where(Rollout.state == states.Rollout.RUNNING.value)
         for rollout in await self._store.all(query):
             decision = plan.decide(await self._progress(rollout), now)
-            if decision.event:
-                await self._advance(rollout, decision, "director", now)
+            try:
+                if decision.event:
+                    await self._advance(rollout, decision, "director", now)
+            except NotFoundError as error:  # a device of the next wave was announced anew as something else
+                await self._advance(rollout, plan.Decision(RolloutEvent.FAILED, str(error)), "director", now)
 
     async def desired(self, device: str) -> bytes | None:
         """The newest signed assignment of a device, None if it never got one."""
@@ -87,8 +99,18 @@ class Director:
         newest = await self._store.first(query)
         return newest.signed if newest else None
 
+    async def replay(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Take in rows of the lake that a crash kept from being heard: those whose event is not there."""
+        async with self._store.begin() as session:
+            known = set((await session.scalars(select(Event.origin).where(Event.origin.is_not(None)))).all())
+        for row in sorted(rows, key=itemgetter("time", "counter", "row")):
+            if origin_of(row) not in known:
+                await self.report(row["device"], row, origin_of(row))
+
     async def report(self, device: str, row: Mapping[str, Any], origin: str) -> None:
-        """Take in a device's own word on an update: a row of the telemetry table ``events``. Counts once."""
+        """Take in a device's own word: a row of the telemetry table ``events``. Counts once; other subjects do not."""
+        if row["subject"] not in SUBJECTS:
+            return
         async with self._store.begin() as session:
             if await session.scalar(select(Event).where(Event.origin == origin)):
                 return
@@ -122,6 +144,8 @@ class Director:
         assert decision.event
         async with self._store.begin() as session:
             rollout = await session.get_one(Rollout, seen.id, with_for_update=True)
+            if (rollout.wave, rollout.state) != (seen.wave, seen.state):
+                return  # somebody was quicker; the next look sees what is now
             before = rollout.state
             rollout.state = states.step(ROLLOUT, states.Rollout(before), decision.event).value
             rollout.reason = decision.reason
@@ -162,7 +186,9 @@ class Director:
         self, session: AsyncSession, name: str, rollout: int, workload: str, number: int, now: float
     ) -> Assignment:
         device = await session.get_one(Device, name, with_for_update=True)
-        bundle = await session.get_one(Bundle, (workload, number, device.profile))
+        bundle = await session.get(Bundle, (workload, number, device.profile))
+        if not bundle:
+            raise NotFoundError(f"{workload}/{number} has no bundle for {name}, which is a {device.profile}")
         device.counter += 1
         document = release.Assignment(
             fleet=self._fleet, device=name, counter=device.counter, issued=int(now), expires=int(now + self._lifetime),
@@ -182,6 +208,11 @@ class Director:
             await self._send(assignment.device, assignment.signed)
 
 
+def origin_of(row: Mapping[str, Any]) -> str:
+    """What names a row of the lake for ever."""
+    return f"{row['device']}/{row['session']}/{row['counter']}/{row['row']}"
+
+
 async def _apply(session: AsyncSession, name: str, row: Mapping[str, Any]) -> None:
     query = select(Assignment).where(
         Assignment.device == name,
@@ -190,8 +221,8 @@ async def _apply(session: AsyncSession, name: str, row: Mapping[str, Any]) -> No
         Assignment.release == row["release"],
     )
     assignment = (await session.scalars(query.order_by(Assignment.counter.desc()))).first()
-    if assignment is None:
-        return
+    if assignment is None or row["to"] not in DEVICE_STATES or row["time"] < assignment.updated:
+        return  # not one of ours, or overtaken: an older word may arrive later, at a replay
     assignment.state, assignment.reason, assignment.updated = row["to"], row["reason"], row["time"]
     device = await session.get_one(Device, name)
     if row["to"] in (Update.PROVING.value, Update.HEALTHY.value):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cryptography import x509
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from skerry_cloud.keys import Keys
 from skerry_cloud.store import Device, Event, Store
@@ -54,12 +54,11 @@ class Enrolment:
             device = await session.get(Device, name)
             if device and device.state == "enrolled":
                 raise StateError(f"device: {name} is enrolled; revoke it first")
+            await session.execute(delete(TokenRow).where(TokenRow.device == name, TokenRow.used == 0))
             session.add(TokenRow(secret=identity.hash_secret(token.secret), device=name, expires=now + lifetime))
-            if not device:
-                session.add(Device(name=name, profile=profile, state="announced"))
-                session.add(_event(name, "", "announced", "token issued", "operator", now))
-            else:
-                device.state, device.profile = "announced", profile
+            before = device.state if device else ""
+            session.add(_event(name, before, "announced", f"token issued, profile {profile}", "operator", now))
+            await session.merge(Device(name=name, profile=profile, state="announced"))
         return str(token)
 
     async def enroll(self, request: Request, now: float) -> dict[str, Any]:
@@ -86,7 +85,8 @@ class Enrolment:
             if not device:
                 raise NotFoundError(f"device: no {name}")
             session.add(_event(name, device.state, "revoked", "by the operator", "operator", now))
-            device.state, device.certificate = "revoked", ""
+            device.state, device.certificate, device.link = "revoked", "", ""
+            await session.execute(delete(TokenRow).where(TokenRow.device == name, TokenRow.used == 0))
 
     async def permitted(self, name: str) -> bool:
         """Whether a device with this certificate name may be linked."""

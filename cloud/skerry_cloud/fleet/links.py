@@ -4,6 +4,8 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
+from sqlalchemy import update
+
 from skerry_cloud.store import Device, Store
 from skerry_shared import wire
 from skerry_shared.ports.carrier import Carrier, Inbox, Permit
@@ -22,6 +24,11 @@ class Links:
         """``desired`` is a device's newest signed assignment, None for none; ``permit`` says who may be linked."""
         self._store, self._arrived, self._desired, self._permit = store, arrived, desired, permit
         self._carriers: Sequence[Carrier] = ()
+
+    async def forget(self) -> None:
+        """At start nobody is linked, whatever the cloud believed when it died."""
+        async with self._store.begin() as session:
+            await session.execute(update(Device).values(link=""))
 
     def over(self, carriers: Sequence[Carrier]) -> None:
         """Use these carriers from now on."""

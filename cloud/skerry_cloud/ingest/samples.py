@@ -1,5 +1,6 @@
 """What is in the lake: how much of whom, and sampled inputs joined with the truth that came later."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,7 +40,12 @@ def labelled(
         for row in truths.to_pylist()
         if row["label"] in places
     }
-    known = [row for row in samples.to_pylist() if (row["device"], row["prediction_id"]) in truth]
+    size = np.dtype(spec.dtype).itemsize * math.prod(spec.shape[1:])  # a release before may have taken another input
+    known = [
+        row
+        for row in samples.to_pylist()
+        if (row["device"], row["prediction_id"]) in truth and len(row["input"]) == size
+    ]
     return Labelled(
         _inputs([row["input"] for row in known], spec),
         np.array([truth[row["device"], row["prediction_id"]] for row in known], dtype=np.int64),

@@ -41,6 +41,7 @@ LIFETIME = {
     "snapshot": timedelta(days=30),
     "timestamp": timedelta(days=7),
 }
+RENEW_MODELS = timedelta(days=60)
 RENEW = timedelta(days=3)  # a timestamp with less than this to live is signed anew
 
 S = TypeVar("S", Root, Targets, Snapshot, Timestamp)
@@ -96,19 +97,35 @@ class Repository:
         self._snapshot(role, targets.signed.version, now)
         return placed
 
+    def newest(self, workload: str) -> int:
+        """Number of the newest published release of a workload, 0 for none."""
+        if f"models-{workload}" not in self._delegated():
+            return 0
+        targets = self._read(f"models-{workload}", Targets).signed.targets
+        return max((int(path.split("/")[1]) for path in targets), default=0)
+
     def renew(self, now: datetime) -> bool:
-        """Sign the timestamp (and the snapshot) anew where they would soon expire. True if something was written."""
-        timestamp = self._read("timestamp", Timestamp)
-        if timestamp.signed.expires - now > RENEW:
-            return False
-        self._snapshot(None, 0, now)
-        return True
+        """Sign anew what would soon expire, except what needs an offline key. True if something was written."""
+        aged = [role for role in self._delegated() if self._read(role, Targets).signed.expires - now < RENEW_MODELS]
+        for role in aged:
+            models = self._read(role, Targets)
+            self._raise_version(models.signed, "models", now)
+            self._write(role, models)
+            self._snapshot(role, models.signed.version, now)
+        if self._read("timestamp", Timestamp).signed.expires - now < RENEW:
+            self._snapshot(None, 0, now)
+            return True
+        return bool(aged)
+
+    def _delegated(self) -> list[str]:
+        delegations = self._read("targets", Targets).signed.delegations
+        return list(delegations.roles or {}) if delegations else []
 
     def _models(self, workload: str, now: datetime) -> Metadata[Targets]:
         role = f"models-{workload}"
-        top = self._read("targets", Targets)
-        if top.signed.delegations and role in (top.signed.delegations.roles or {}):
+        if role in self._delegated():
             return self._read(role, Targets)
+        top = self._read("targets", Targets)
         signer = self._signer(role)
         delegation = DelegatedRole(role, [], 1, True, [f"{workload}/*/*"])
         if top.signed.delegations is None:

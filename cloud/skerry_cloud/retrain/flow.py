@@ -8,6 +8,7 @@ Each step is an event with actor ``policy``. A candidate that fails a gate is an
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -102,11 +103,14 @@ class Retrainer:
     async def _consider(self, workload: str, alarms: Sequence[Alarm]) -> None:
         devices = sorted({alarm.device for alarm in alarms})
         since = min(alarm.since for alarm in alarms)
-        samples = await self._labelled(workload, devices, since)
         situation = Situation(
-            alarmed=devices, since=since, labelled=len(samples.labels), busy=await self._busy(workload),
+            alarmed=devices, since=since, labelled=self._policy.min_labels, busy=await self._busy(workload),
             last_retrained=await self._last(workload),
         )  # fmt: skip
+        if not decide(self._policy, situation, self._clock()).retrain:
+            return  # whatever the number of labels: no need to read the lake
+        samples = await self._labelled(workload, devices, since)
+        situation = replace(situation, labelled=len(samples.labels))
         verdict = decide(self._policy, situation, self._clock())
         if not verdict.retrain:
             return
