@@ -9,10 +9,12 @@ Whatever fails, nothing is left behind, and a token that was refused stays secre
 
 import base64
 import binascii
+import contextlib
 import json
 import shutil
 import ssl
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -58,10 +60,29 @@ def enroll(folder: Path, url: str, token: str, name: str, profile: str = "") -> 
     key = identity.new_key()
     csr = identity.request(name, key).decode()
     body = {"secret": pinned.secret, "csr": csr, "name": name, "profile": profile}
-    reply = _ask(url, authority, body)
-    _check(reply, name, key)
-    _install(folders, reply, authority, key)
+    with _room(folder):
+        reply = _ask(url, authority, body)
+        _check(reply, name, key)
+        _install(folders, reply, authority, key)
     return reply
+
+
+@contextlib.contextmanager
+def _room(folder: Path) -> Iterator[None]:
+    """A folder that can be written to, before the token is spent on it; gone again if enrolment fails."""
+    made = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".probe").touch()
+        (folder / ".probe").unlink()
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be written to: {error.strerror}; name another folder") from None
+    try:
+        yield
+    except BaseException:
+        if made:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def fetch_authority(url: str, token: identity.Token) -> bytes:
@@ -111,7 +132,6 @@ def _check(reply: Enrolment, name: str, key: EllipticCurvePrivateKey) -> None:
 
 
 def _install(folders: Folders, reply: Enrolment, authority: bytes, key: EllipticCurvePrivateKey) -> None:
-    created = not folders.root.exists()
     try:
         folders.identity.mkdir(parents=True, mode=0o700, exist_ok=True)
         write_durably(folders.key, identity.private_pem(key), mode=0o600)
@@ -123,7 +143,7 @@ def _install(folders: Folders, reply: Enrolment, authority: bytes, key: Elliptic
         sync_folder(folders.root)
         write_durably(folders.config, _toml(reply).encode())
     except BaseException:
-        shutil.rmtree(folders.root if created else folders.identity, ignore_errors=True)
+        shutil.rmtree(folders.identity, ignore_errors=True)
         raise
 
 

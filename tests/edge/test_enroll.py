@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from skerry_edge.config import Folders, load
-from skerry_edge.enroll import enroll
+from skerry_edge.enroll import _room, enroll
 from skerry_shared import identity, signing
 from skerry_shared.errors import LinkError, SkerryError, StateError, TrustError, UsageError
 from skerry_shared.sealing import IngestKey
@@ -129,3 +129,9 @@ def test_a_full_disk_leaves_nothing_behind(
 def test_enrolling_warns_of_nothing(cloud: Any, token: str, tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     enroll(tmp_path / "device", cloud.url, token, "pump-7")
     assert [str(warning.message) for warning in recwarn] == []
+
+
+def test_a_folder_that_cannot_be_written_to_spends_no_token(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(UsageError, match="cannot be written to"), _room(tmp_path / "file" / "device"):
+        raise AssertionError("nothing may be asked")
