@@ -1,25 +1,30 @@
 import asyncio
 import logging
+import math
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy.exc import SQLAlchemyError
 
-from skerry_cloud.ingest import flow, sessions
+from skerry_cloud.ingest import batches, flow, sessions
 from skerry_cloud.ingest.flow import Ingest
-from skerry_cloud.ingest.lake import QUARANTINE, Lake
+from skerry_cloud.ingest.lake import QUARANTINE, Lake, columns
 from skerry_edge.observe.arrow import encode
 from skerry_shared import wire
-from skerry_shared.errors import UsageError
+from skerry_shared.errors import InputError, StateError, TrustError, UsageError
 from skerry_shared.identity import Authority, new_key, request
 from skerry_shared.sealing import IngestKey, Sealer
-from skerry_shared.telemetry import Ack, Down, Sealed, Up, pack
+from skerry_shared.telemetry import Ack, Down, Header, Sealed, Up, pack
 
 NOW = datetime.now(timezone.utc)
 AUTHORITY, KEY, INGEST = Authority.new("north", NOW), new_key(), IngestKey.new()
@@ -40,9 +45,27 @@ def labels(sealer: Sealer, *ids: str) -> bytes:
 
 
 def event(sealer: Sealer, reason: str) -> bytes:
-    row: dict[str, list[Any]] = {name: ["x"] for name in ("subject", "from", "to", "workload")}
-    row |= {"time": [0.0], "reason": [reason], "release": [1], "rollout": [1]}
-    return wire.encode(Up(batch=sealer.seal("events", pack(encode("events", row)))))
+    return wire.encode(Up(batch=sealer.seal("events", pack(encode("events", ROWS["events"] | {"reason": [reason]})))))
+
+
+def sealed(sealer: Sealer, table: str, payload: bytes) -> bytes:
+    return wire.encode(Up(batch=sealer.seal(table, payload)))
+
+
+ROWS: dict[str, dict[str, list[Any]]] = {  # one good row a table
+    "windows": {
+        "workload": ["w"], "release": [1], "start": [1.0], "end": [2.0], "channel": ["c"], "counts": [[0, 3, 1]],
+    },
+    "samples": {
+        "workload": ["w"], "release": [1], "time": [1.0], "prediction_id": ["p"], "input": [b"i"], "scores": [b"s"],
+        "probability": [0.5],
+    },
+    "labels": {"time": [1.0], "prediction_id": ["p"], "label": ["boot"]},
+    "events": {
+        "time": [0.0], "subject": ["update"], "from": ["x"], "to": ["x"], "reason": ["x"], "workload": ["w"],
+        "release": [1], "rollout": [1],
+    },
+}  # fmt: skip
 
 
 @dataclass
@@ -55,16 +78,22 @@ class Cloud:
     acks: list[tuple[str, Ack]] = field(default_factory=list)
     told: list[tuple[str, int]] = field(default_factory=list)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+    fails: dict[str, Exception] = field(default_factory=dict)  # a table's listeners, or "acknowledge"
 
     async def acknowledge(self, device: str, down: bytes) -> bool:
         ack = wire.decode(Down, down).ack
         assert ack is not None
+        if "acknowledge" in self.fails:
+            self.changed.set()
+            raise self.fails["acknowledge"]
         self.acks.append((device, ack))
         self.changed.set()
         return True
 
     async def committed(self, table: str, rows: pa.Table) -> None:
         assert not self.acks or self.acks[-1][1].counter < max(rows.column("counter").to_pylist())
+        if table in self.fails:
+            raise self.fails[table]
         self.told.append((table, rows.num_rows))
 
     async def take(self, who: Sealer | str, *ups: bytes) -> None:
@@ -256,11 +285,264 @@ def test_what_does_not_fit_is_quarantined_and_refused(tmp_path: Path) -> None:
 
 
 def with_null() -> bytes:
-    table = pa.table({"time": [1.0], "prediction_id": ["p"], "label": pa.array([None], pa.string())})
+    return written(pa.table({"time": [1.0], "prediction_id": ["p"], "label": pa.array([None], pa.string())}))
+
+
+def written(table: pa.Table, **options: Any) -> bytes:
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
+    with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(**options)) as writer:
         writer.write_table(table)
     return bytes(sink.getvalue().to_pybytes())
+
+
+def read(table: str, payload: bytes) -> pa.Table:
+    return batches.read(Header("a", b"s" * 16, 1, table), payload, 5.0)
+
+
+@pytest.mark.parametrize("table", ROWS)
+def test_a_good_row_is_taken_as_it_is(table: str) -> None:
+    assert read(table, pack(encode(table, ROWS[table]))).select(list(ROWS[table])).to_pydict() == ROWS[table]
+    assert read(table, pack(encode(table, {name: [] for name in ROWS[table]}))).num_rows == 0
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        *((column, value) for column in ("windows.start", "windows.end", "samples.time", "labels.time", "events.time")
+          for value in (math.nan, math.inf, -math.inf, 1e300)),
+        *(("samples.probability", value) for value in (math.nan, math.inf, -0.1, 0.0, 1.1)),
+        ("windows.end", 0.5),
+        ("windows.counts", [-1]), ("windows.counts", [1 << 62]), ("windows.counts", [0] * (batches.BINS + 1)),
+        ("windows.release", -1), ("samples.release", -1), ("events.release", -1), ("events.rollout", -1),
+        *((column, "x" * (batches.TEXT + 1)) for column in ("windows.channel", "samples.prediction_id", "events.to")),
+        ("events.reason", "x" * (batches.LONG_TEXT + 1)),
+        ("events.subject", "rollout"), ("events.subject", ""),
+    ],
+)  # fmt: skip
+def test_a_row_that_cannot_be_refuses_its_batch_and_names_the_column(column: str, value: Any) -> None:
+    table, name = column.split(".")
+    rows = {other: [*cells, *cells] for other, cells in ROWS[table].items()}
+    rows[name][1] = value
+    with pytest.raises(InputError, match=rf"^{column}: "):
+        read(table, pack(encode(table, rows)))
+
+
+def test_more_rows_than_a_device_sends_are_refused() -> None:
+    count = batches.ROWS + 1
+    with pytest.raises(InputError, match=f"labels: {count} rows"):
+        read(
+            "labels",
+            pack(encode("labels", {"time": [0.0] * count, "prediction_id": [""] * count, "label": [""] * count})),
+        )
+
+
+@pytest.mark.parametrize("codec", ["zstd", "lz4"])
+@pytest.mark.parametrize("version", [pa.ipc.MetadataVersion.V4, pa.ipc.MetadataVersion.V5])
+def test_compressed_buffers_are_refused_before_they_are_unpacked(
+    codec: str, version: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = {"time": [0.0], "prediction_id": ["\0" * (120 << 20)], "label": [""]}
+    payload = pack(written(pa.table(rows, schema=columns("labels")), metadata_version=version, compression=codec))
+    assert len(payload) < 1 << 20
+    monkeypatch.setattr(pa.ipc, "open_stream", None)  # is not even called
+    with pytest.raises(InputError, match="compressed"):
+        read("labels", payload)
+
+
+def test_compression_that_custom_metadata_tell_is_refused() -> None:
+    sink = pa.BufferOutputStream()
+    (batch,) = pa.table(ROWS["labels"], schema=columns("labels")).to_batches()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch, custom_metadata={"ARROW:experimental_compression": "zstd"})
+    with pytest.raises(InputError, match="compressed"):
+        read("labels", pack(sink.getvalue().to_pybytes()))
+
+
+def test_dictionaries_are_refused() -> None:
+    rows = pa.table({"time": [0.0], "prediction_id": ["p"], "label": pa.array(["x"]).dictionary_encode()})
+    with pytest.raises(InputError, match="dictionary"):
+        read("labels", pack(written(rows)))
+
+
+GOOD = {table: encode(table, rows) for table, rows in ROWS.items()}
+
+
+@st.composite
+def nonsense(draw: st.DrawFn) -> tuple[str, bytes]:
+    """A table and a payload: bytes, packed bytes, or a packed stream with some bytes changed."""
+    table = draw(st.sampled_from([*GOOD, "gossip"]))
+    stream = bytearray(GOOD.get(table, GOOD["labels"]))
+    kind = draw(st.sampled_from(["raw", "packed", "changed", "changed", "changed"]))
+    if kind != "changed":
+        data = draw(st.binary(max_size=300))
+        return table, data if kind == "raw" else pack(data)
+    for place in draw(st.lists(st.integers(0, len(stream) - 1), min_size=1, max_size=4)):
+        stream[place] = draw(st.integers(0, 255))
+    return table, pack(bytes(stream))
+
+
+@settings(max_examples=1500, deadline=None)
+@given(nonsense())
+def test_reading_ends_in_rows_or_in_an_input_error(given: tuple[str, bytes]) -> None:
+    table, payload = given
+    with suppress(InputError):
+        read(table, payload).validate(full=True)
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.lists(nonsense(), min_size=50, max_size=150))
+def test_ingest_goes_on_after_whatever_a_device_seals(given: list[tuple[str, bytes]]) -> None:
+    async def run(folder: Path) -> None:
+        async with cloud_of(folder) as cloud:
+            a = device("a")
+            await cloud.take(a, opening(a), *(sealed(a, table, payload) for table, payload in given))
+            await cloud.take(a, labels(a, "last"))
+            await cloud.acknowledged(a, len(given) + 1)
+            assert "last" in cloud.ids()
+            kept = sum(len(set(cloud.lake.scan(table).column("counter").to_pylist())) for table in (*GOOD, QUARANTINE))
+            assert kept <= len(given) + 1
+            refused = {ack.counter for _, ack in cloud.acks if ack.refused}
+            assert refused == set(cloud.lake.scan(QUARANTINE).column("counter").to_pylist())
+
+    with TemporaryDirectory() as folder:
+        asyncio.run(run(Path(folder)))
+
+
+@settings(max_examples=5, deadline=None)
+@given(st.lists(st.binary(max_size=200), max_size=100), st.binary(max_size=40), st.integers(0, 2**64 - 1))
+def test_ingest_goes_on_after_whatever_a_device_sends(ups: list[bytes], session: bytes, counter: int) -> None:
+    async def run(folder: Path) -> None:
+        async with cloud_of(folder) as cloud:
+            a, b = device("a"), device("a")
+            header = wire.encode(Header("a", session, counter, "labels"))
+            changed = replace(b.opening, certificate=session, signature=session)
+            opened = wire.encode(Up(session=replace(b.opening, document=header)))
+            ups.extend([wire.encode(Up(batch=Sealed(header, session))), wire.encode(Up(session=changed)), opened])
+            await cloud.take(a, *ups, opening(a), labels(a, "last"))
+            await cloud.acknowledged(a, 1)
+
+    with TemporaryDirectory() as folder:
+        asyncio.run(run(Path(folder)))
+
+
+def test_field_names_that_are_no_text_are_quarantined(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with cloud_of(tmp_path) as cloud:
+            a = device("a")
+            stream = GOOD["labels"].replace(b"label\0", b"lab\xff\xfe\0")
+            assert stream != GOOD["labels"]
+            await cloud.take(a, opening(a), sealed(a, "labels", pack(stream)), labels(a, "p2"))
+            await cloud.acknowledged(a, 2)
+            (kept,) = cloud.lake.scan(QUARANTINE).to_pylist()
+            assert kept["counter"] == 1 and kept["payload"] == pack(stream)
+            assert [ack.refused for _, ack in cloud.acks if ack.refused] == [kept["reason"]]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("\udcff" * 1000), MemoryError(), UnicodeDecodeError("x", b"", 0, 1, "y")]
+)
+def test_what_nobody_foresaw_is_quarantined_too(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise error
+
+    async def run() -> None:
+        async with cloud_of(tmp_path) as cloud:
+            a = device("a")
+            await cloud.take(a, opening(a), labels(a, "p1"))
+            await cloud.acknowledged(a, 1)
+            (kept,) = cloud.lake.scan(QUARANTINE).to_pylist()
+            assert kept["counter"] == 1 and type(error).__name__ in kept["reason"]
+
+    monkeypatch.setattr(batches, "unpack", broken)
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("counter", [1 << 63, (1 << 64) - 1])
+def test_a_counter_beyond_the_lakes_is_not_taken_and_stops_nobody(counter: int, tmp_path: Path) -> None:
+    async def run() -> None:
+        async with cloud_of(tmp_path) as cloud:
+            a, b = device("a"), device("b")
+            a.counter = counter - 1
+            await cloud.take(a, opening(a), labels(a, "p1"))
+            await cloud.take(b, opening(b), labels(b, "p2"))
+            await cloud.acknowledged(b, 1)
+            assert [name for name, _ in cloud.acks] == ["b"]
+            assert cloud.ids() == ["p2"] and cloud.lake.scan(QUARANTINE).num_rows == 0
+
+    asyncio.run(run())
+
+
+def test_the_largest_counter_is_taken(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with cloud_of(tmp_path) as cloud:
+            a = device("a")
+            a.counter = (1 << 63) - 2
+            await cloud.take(a, opening(a), labels(a, "p1"))
+            await cloud.acknowledged(a, (1 << 63) - 1)
+            assert cloud.ids() == ["p1"]
+
+    asyncio.run(run())
+
+
+def test_a_group_is_bounded_in_unpacked_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        async with cloud_of(tmp_path) as cloud:
+            a = device("a")
+            await cloud.take(a, opening(a), *(labels(a, f"p{number}") for number in range(5)))
+            await cloud.acknowledged(a, 5)
+            assert cloud.told == [("labels", 1)] * 5
+            assert cloud.ids() == [f"p{number}" for number in range(5)]
+
+    monkeypatch.setattr(flow, "UNPACKED", 1)
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("error", [StateError("no"), OSError("no"), SQLAlchemyError("no"), KeyError("no")])
+def test_rows_that_could_not_be_acted_on_are_logged_and_acknowledged(
+    error: Exception, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def run() -> None:
+        async with cloud_of(tmp_path) as cloud:
+            cloud.fails["events"] = error
+            a = device("a")
+            await cloud.take(a, opening(a), event(a, "e1"), labels(a, "p2"))
+            await cloud.acknowledged(a, 2)
+            assert cloud.lake.scan("events").num_rows == 1  # where the server finds them later
+            assert cloud.told == [("labels", 1)]
+            del cloud.fails["events"]
+            await cloud.take(a, event(a, "e3"))
+            await cloud.acknowledged(a, 3)
+            assert cloud.told == [("labels", 1), ("events", 1)]
+
+    asyncio.run(run())
+    (said,) = [record for record in caplog.records if "new rows of events" in record.getMessage()]
+    assert said.levelno == logging.ERROR and said.exc_info
+
+
+def test_a_carrier_that_fails_to_tell_does_not_end_ingest(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with cloud_of(tmp_path) as cloud:
+            cloud.fails["acknowledge"] = RuntimeError("no")
+            a = device("a")
+            ups = [opening(a), labels(a, "p1")]
+            await cloud.take(a, *ups)
+            await asyncio.wait_for(cloud.changed.wait(), 20)
+            assert cloud.told == [("labels", 1)] and not cloud.acks
+            del cloud.fails["acknowledge"]
+            await cloud.take(a, *ups)
+            await cloud.acknowledged(a, 1)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("name", [b"", b"s", b"s" * 300])
+def test_a_session_has_a_name_of_sixteen_bytes(name: bytes, tmp_path: Path) -> None:
+    with pytest.raises(TrustError, match="16"):
+        sessions.Sessions(tmp_path).find("a", name)
 
 
 def test_sessions_that_cannot_be_opened_are_shunned(tmp_path: Path) -> None:

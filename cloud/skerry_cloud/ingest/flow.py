@@ -8,12 +8,14 @@
 
 The lake's watermarks make it exactly-once. Per table, ``device/session`` is the last counter in that table;
 ``device/session/all``, set by the group's last commit, says that all tables have everything up to it.
+
+``run`` never ends by what came: whatever a device sends, and whatever the lake or a listener makes of it, is logged.
 """
 
 import asyncio
 import logging
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,13 +23,12 @@ from typing import Any, Literal, NoReturn
 
 import pyarrow as pa
 from cryptography import x509
-from deltalake.exceptions import DeltaError
 
 from skerry_cloud.ingest import batches
 from skerry_cloud.ingest.lake import QUARANTINE, Lake, schema
 from skerry_cloud.ingest.sessions import Sessions
 from skerry_shared import wire
-from skerry_shared.errors import InputError, ReplayError, SignatureError, SkerryError, TrustError
+from skerry_shared.errors import SignatureError, SkerryError, TrustError
 from skerry_shared.sealing import IngestKey, Opener
 from skerry_shared.telemetry import TABLES, Ack, Down, Header, Sealed, Session, SignedSession, Up
 
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 
 WAITING = 64 << 20  # bytes that may wait for their commit; carriers then read no more
 GROUP = 1000  # messages a commit, at most
+UNPACKED = 64 << 20  # bytes of rows after which a group is committed: a small message may hold many
+COUNTERS = 1 << 63  # the lake counts in int64
 LINGER = 0.2  # seconds that the first message waits for company
 KNOWN = 100_000  # sessions in memory; others are found on disk again
 
@@ -77,6 +80,7 @@ class _Group:
     """What one round commits and then says."""
 
     batches: list[_Batch] = field(default_factory=list)
+    size: int = 0  # bytes of their rows
     again: list[_Session] = field(default_factory=list)  # sent what is durable already: acknowledge only
     shunned: list[tuple[str, Ack]] = field(default_factory=list)  # sessions that cannot be opened
 
@@ -101,7 +105,8 @@ class Ingest:
         """``acknowledge(device, serialised Down)`` passes a message to a device.
 
         ``committed(table, rows)`` is called with new rows once they are durable, before the device is told. It is not
-        called again after a crash: what it feeds must be rebuilt from the lake at the start.
+        called again, neither after a crash nor after it raised (which is logged): what it feeds must catch up with the
+        lake, by the rows' origin, at the start and now and then.
         """
         self._lake, self._sessions = lake, Sessions(sessions)
         self._fleet, self._authority, self._key = fleet, authority, key
@@ -124,17 +129,18 @@ class Ingest:
         """Commit and acknowledge until cancelled."""
         while True:
             messages = await self._next()
-            group = await asyncio.to_thread(self._open_all, messages)
-            try:
-                for table, rows in await asyncio.to_thread(self._commit, group.batches):
-                    await self._committed(table, rows)
-            except (OSError, DeltaError, ReplayError) as error:
-                self._forget(group, error)
-                continue
-            await self._tell(group)
+            while messages:
+                group = await asyncio.to_thread(self._open_some, messages)
+                try:
+                    await self._commit(group.batches)
+                except Exception:  # of the disk, of Delta: it must not be the end of all telemetry
+                    log.exception("could not store telemetry, devices will send it again")
+                    self._forget(group)
+                    continue
+                await self._tell(group)
 
-    async def _next(self) -> list[tuple[str, bytes]]:
-        messages = [await self._queue.get()]
+    async def _next(self) -> deque[tuple[str, bytes]]:
+        messages = deque([await self._queue.get()])
         await asyncio.sleep(LINGER)  # a commit costs the same for one batch as for a thousand
         while len(messages) < GROUP and not self._queue.empty():
             messages.append(self._queue.get_nowait())
@@ -142,18 +148,25 @@ class Ingest:
         self._room.set()
         return messages
 
-    def _open_all(self, messages: list[tuple[str, bytes]]) -> _Group:
+    def _open_some(self, messages: deque[tuple[str, bytes]]) -> _Group:
+        """Take messages until they are all taken or their rows fill a group."""
         group = _Group()
-        for device, message in messages:
+        while messages and group.size < UNPACKED:
+            device, message = messages.popleft()
             try:
-                up = wire.decode(Up, message)
-                if up.session is not None:
-                    self._open_session(device, up.session, group)
-                elif up.batch is not None:
-                    self._open_batch(device, up.batch, group)
+                self._open(device, message, group)
             except (SkerryError, OSError) as error:
                 log.warning("%s sent what cannot be used: %s", device, error)
+            except Exception:  # a parser's: no device may stop the others
+                log.exception("%s sent what cannot be used", device)
         return group
+
+    def _open(self, device: str, message: bytes, group: _Group) -> None:
+        up = wire.decode(Up, message)
+        if up.session is not None:
+            self._open_session(device, up.session, group)
+        elif up.batch is not None:
+            self._open_batch(device, up.batch, group)
 
     def _open_session(self, device: str, signed: SignedSession, group: _Group) -> None:
         session = wire.decode(Session, signed.document).session
@@ -168,6 +181,8 @@ class Ingest:
 
     def _open_batch(self, device: str, sealed: Sealed, group: _Group) -> None:
         header = wire.decode(Header, sealed.header)
+        if header.counter >= COUNTERS:
+            raise TrustError(f"batch {header.counter}: counters end at {COUNTERS - 1}")
         session = self._session(device, header.session)
         if session is None:
             return
@@ -180,17 +195,21 @@ class Ingest:
         if place == "again":
             group.again.append(session)
             return
+        batch = self._read(session, header, payload)
         session.taken = header.counter
-        group.batches.append(self._read(session, header, payload))
+        group.batches.append(batch)
+        group.size += batch.rows.nbytes
 
     def _read(self, session: _Session, header: Header, payload: bytes) -> _Batch:
         received = self._clock()
         try:
             rows = batches.read(header, payload, received)
             return _Batch(session, header.counter, header.table, rows)
-        except InputError as error:
-            rows = batches.refuse(header, payload, str(error), received)
-            return _Batch(session, header.counter, QUARANTINE, rows, str(error)[: batches.REASON])
+        except Exception as error:  # whatever is wrong with it, the device would only send it again
+            reason = batches.reason_of(error)
+            log.warning("%s: batch %d refused: %s", session.name, header.counter, reason, exc_info=_unforeseen(error))
+            rows = batches.refuse(header, payload, reason, received)
+            return _Batch(session, header.counter, QUARANTINE, rows, reason)
 
     def _opener(self, device: str, signed: SignedSession) -> Opener:
         opener = Opener(signed, self._fleet, self._authority, self._key)
@@ -223,11 +242,19 @@ class Ingest:
             self._unknown[key] = None
             _trim(self._unknown)
 
-    def _commit(self, group: list[_Batch]) -> list[tuple[str, pa.Table]]:
-        """Make durable what the lake does not have yet, and return it by table."""
+    async def _commit(self, group: list[_Batch]) -> None:
+        """Make durable what the lake does not have yet, and pass it on table by table."""
         tables = list(dict.fromkeys(batch.table for batch in group))
-        written = [self._commit_table(table, group, last=table == tables[-1]) for table in tables]
-        return [(table, rows) for table, rows in zip(tables, written, strict=True) if rows.num_rows]
+        for table in tables:
+            rows = await asyncio.to_thread(self._commit_table, table, group, last=table == tables[-1])
+            if rows.num_rows:
+                await self._pass_on(table, rows)
+
+    async def _pass_on(self, table: str, rows: pa.Table) -> None:
+        try:
+            await self._committed(table, rows)
+        except Exception:  # the rows are safe, and whom they feed has to catch up
+            log.exception("%d new rows of %s are in the lake, but could not be acted on", rows.num_rows, table)
 
     def _commit_table(self, table: str, group: list[_Batch], last: bool) -> pa.Table:
         new = [batch for batch in group if batch.table == table and self._is_new(batch)]
@@ -253,13 +280,23 @@ class Ingest:
         for session in {session.name: session for session in group.sessions()}.values():
             acks.append((session.opener.device, Ack(session.opener.session, session.taken)))
         for device, ack in acks:  # a device that is gone meanwhile sends again and is told then
-            await self._acknowledge(device, wire.encode(Down(ack=ack)))
+            await self._say(device, ack)
 
-    def _forget(self, group: _Group, error: Exception) -> None:
+    async def _say(self, device: str, ack: Ack) -> None:
+        try:
+            await self._acknowledge(device, wire.encode(Down(ack=ack)))
+        except Exception:  # a carrier's
+            log.exception("%s: could not be told of batch %d", device, ack.counter)
+
+    def _forget(self, group: _Group) -> None:
         """Nothing is acknowledged; what is durable is looked up again when the devices send again."""
-        log.error("could not store telemetry, devices will send it again: %s", error)
         for session in group.sessions():
             self._known.pop((session.opener.device, session.opener.session), None)
+
+
+def _unforeseen(error: Exception) -> Exception | None:
+    """``error`` if its traceback tells more than its text."""
+    return None if isinstance(error, SkerryError) else error
 
 
 def _trim(known: "OrderedDict[Any, Any]") -> None:

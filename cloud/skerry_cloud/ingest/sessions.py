@@ -3,10 +3,12 @@
 from pathlib import Path
 
 from skerry_shared import wire
+from skerry_shared.errors import TrustError
 from skerry_shared.files import sync_folder, write_durably
 from skerry_shared.identity import check_name
 from skerry_shared.telemetry import SignedSession, Up
 
+SESSION = 16  # bytes of a session's name
 PER_DEVICE = 64  # the newest; a device sends its openings again whenever it links
 
 
@@ -17,7 +19,7 @@ class Sessions:
         self._folder = folder
 
     def keep(self, device: str, session: bytes, opening: SignedSession) -> None:
-        """Store durably, and forget the device's oldest beyond ``PER_DEVICE``."""
+        """Store durably, and forget the device's oldest beyond ``PER_DEVICE``. Raises TrustError as ``find``."""
         path = self._path(device, session)
         if path.exists():
             return
@@ -29,11 +31,14 @@ class Sessions:
             old.unlink()
 
     def find(self, device: str, session: bytes) -> SignedSession | None:
-        """What was kept, or None."""
+        """What was kept, or None. Raises TrustError if no session is called so."""
         try:
             return wire.decode(Up, self._path(device, session).read_bytes()).session
         except FileNotFoundError:
             return None
 
     def _path(self, device: str, session: bytes) -> Path:
-        return self._folder / check_name("device", device) / session.hex()
+        folder = self._folder / check_name("device", device)
+        if len(session) != SESSION:
+            raise TrustError(f"session: its name has {len(session)} bytes, not {SESSION}")
+        return folder / session.hex()
