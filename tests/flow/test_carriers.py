@@ -1,9 +1,12 @@
 """Both carriers, each with its transport, through the one contract suite."""
 
 import asyncio
+import logging
+import os
+import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -113,6 +116,58 @@ def test_contract(pair_of: PairOf, check: Callable[[Pair], Awaitable[None]], tmp
     asyncio.run(run())
 
 
+class Clumsy(MemoryInbox):
+    """Fails at messages that say so, and at the first presence of a device called "b"."""
+
+    bad = b"bad"
+
+    async def arrived(self, device: str, up: bytes) -> None:
+        if up == self.bad:
+            raise RuntimeError("clumsy")
+        await super().arrived(device, up)
+
+    async def present(self, device: str, online: bool) -> None:
+        first = device not in self.online
+        await super().present(device, online)
+        if device == "b" and first:
+            raise RuntimeError("clumsy")
+
+
+@pytest.mark.parametrize("pair_of", [grpc_pair, pytest.param(mqtt_pair, marks=needs_mosquitto)])
+def test_a_message_that_cannot_be_taken_ends_nothing(
+    pair_of: PairOf, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def run() -> None:
+        inbox = Clumsy()
+        async with pair_of(tmp_path) as pair, pair.carrier.serve(inbox), pair.dial("a").connect() as link:
+            for message in (b"1", inbox.bad, b"2"):
+                await link.send(message)
+            await inbox.until(lambda seen: len(seen.messages) == 2)
+            assert inbox.messages == [("a", b"1"), ("a", b"2")]
+            assert inbox.online == {"a": True}
+
+    asyncio.run(run())
+    (said,) = [record for record in caplog.records if "could not be taken" in record.getMessage()]
+    assert said.exc_info
+
+
+@pytest.mark.parametrize("pair_of", [grpc_pair, pytest.param(mqtt_pair, marks=needs_mosquitto)])
+def test_a_device_whose_presence_could_not_be_told_can_link_again(pair_of: PairOf, tmp_path: Path) -> None:
+    async def run() -> None:
+        inbox = Clumsy()
+        async with pair_of(tmp_path) as pair, pair.carrier.serve(inbox):
+            with suppress(LinkError):  # gRPC says at once that it went wrong
+                async with pair.dial("b").connect():
+                    await inbox.until(lambda seen: "b" in seen.online)
+            await inbox.until(lambda seen: seen.online["b"] is False)
+            assert not await pair.carrier.send("b", wire.encode(Down(desired=b"assignment")))
+            async with pair.dial("b").connect() as link:
+                await link.send(b"1")
+                await inbox.until(lambda seen: seen.messages == [("b", b"1")])
+
+    asyncio.run(run())
+
+
 def test_grpc_refuses_a_device_that_is_not_permitted(tmp_path: Path) -> None:
     async def run() -> None:
         fleet = Fleet.new(tmp_path / "fleet")
@@ -149,6 +204,77 @@ def test_mosquitto_says_why_it_does_not_start(tmp_path: Path) -> None:
                     pass
 
     asyncio.run(run())
+
+
+def brokers(config: Path) -> list[int]:
+    """Ids of the processes that run with this configuration."""
+    command = str(config).encode()
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has just ended
+            if command in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
+    return found
+
+
+@needs_mosquitto
+def test_a_broker_that_is_killed_comes_back_and_so_do_its_devices(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def run() -> None:
+        inbox, config = MemoryInbox(), tmp_path / "broker/mosquitto.conf"
+        async with mqtt_pair(tmp_path) as pair, pair.carrier.serve(inbox):
+            before = 0
+            for message in (b"1", b"2"):
+                async with pair.dial("a").connect() as link:
+                    await link.send(message)
+                    await inbox.until(lambda seen: len(seen.messages) == int(message))  # noqa: B023 (waits here)
+                    (pid,) = brokers(config)
+                    assert pid != before
+                    before = pid
+                    os.kill(pid, signal.SIGKILL)
+                    with pytest.raises(LinkError):
+                        async for _ in link.receive():
+                            pass
+                await inbox.until(lambda seen: seen.online == {"a": False})
+                await linked(pair, inbox)
+        assert brokers(config) == []
+
+    async def linked(pair: Pair, inbox: MemoryInbox) -> None:
+        for _ in range(100):
+            with suppress(LinkError):
+                async with pair.dial("a").connect():
+                    return await inbox.until(lambda seen: seen.online == {"a": True})
+            await asyncio.sleep(0.1)
+        raise AssertionError("nobody can link again")
+
+    asyncio.run(run())
+    said = [record for record in caplog.records if "ended by itself, exit code -9" in record.getMessage()]
+    assert len(said) == 2 and all(record.levelno == logging.ERROR for record in said)
+
+
+@needs_mosquitto
+def test_a_broker_that_keeps_ending_is_started_less_and_less_often(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        config = tmp_path / "broker/mosquitto.conf"
+        server = Fleet.new(tmp_path / "fleet").server()
+        async with mosquitto.run_mosquitto(tmp_path / "broker", free_port(), FLEET, server):
+            config.write_text("nonsense\n")
+            (pid,) = brokers(config)
+            os.kill(pid, signal.SIGKILL)
+            for _ in range(400):
+                if len(waits()) < 4:
+                    await asyncio.sleep(0.05)
+
+    def waits() -> list[float]:
+        said = [record.args for record in caplog.records if "ended by itself" in record.msg]
+        return [args[1] for args in said if isinstance(args, tuple) and isinstance(args[1], float)]
+
+    monkeypatch.setattr(mosquitto, "RESTART", (0.1, 0.4))
+    asyncio.run(run())
+    assert waits()[:4] == [0.1, 0.2, 0.4, 0.4]
 
 
 @needs_mosquitto

@@ -79,8 +79,8 @@ class GrpcCarrier:
         await context.send_initial_metadata(())
         stream = _Stream(device, context, self._streams.get(device))
         self._streams[device] = stream
-        await inbox.present(device, True)
         try:
+            await inbox.present(device, True)
             await stream.run(inbox)
         finally:
             if self._streams.get(device) is stream:
@@ -131,7 +131,10 @@ class _Stream:
 
     async def _read(self, inbox: Inbox) -> None:
         while (up := await self._context.read()) is not grpc.aio.EOF:
-            await inbox.arrived(self._device, up)
+            try:
+                await inbox.arrived(self._device, up)
+            except Exception:  # the device sends again what is not acknowledged
+                log.exception("grpc: %s: a message could not be taken", self._device)
 
     async def _write(self) -> None:
         while True:

@@ -2,7 +2,8 @@
 
 A device is who the broker's access rules let write to its topics (see ``skerry_shared.mqtt``); who is present, the
 retained ``status`` topics say. A message is confirmed to the broker after ingest took it: while there is no room, the
-broker keeps what exceeds ``INCOMING``. What was not confirmed comes again after a reconnection.
+broker keeps what exceeds ``INCOMING``. What was not confirmed comes again after a reconnection. A message that ingest
+fails to take is logged and confirmed: else it would take up room for ever. Its device sends it again.
 """
 
 import asyncio
@@ -85,8 +86,14 @@ class MqttCarrier:
                 log.warning("mqtt: lost the broker, dialling again")
                 await self._all_gone(inbox)
             else:
-                await self._take(event.message, inbox)
+                await self._take_safely(event.message, inbox)
                 connection.confirm(event)
+
+    async def _take_safely(self, message: MQTTMessage, inbox: Inbox) -> None:
+        try:
+            await self._take(message, inbox)
+        except Exception:  # one message must not end the link of a whole fleet
+            log.exception("mqtt: a message could not be taken")
 
     async def _take(self, message: MQTTMessage, inbox: Inbox) -> None:
         device, leaf = message.topic.split("/")[-2:]
@@ -104,7 +111,10 @@ class MqttCarrier:
 
     async def _all_gone(self, inbox: Inbox) -> None:
         for device in sorted(self._online):
-            await self._presence(device, False, inbox)
+            try:
+                await self._presence(device, False, inbox)
+            except Exception:  # the others are gone as well
+                log.exception("mqtt: %s: could not be reported as gone", device)
 
 
 class _Connection:

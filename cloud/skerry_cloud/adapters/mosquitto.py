@@ -3,19 +3,24 @@
 Its configuration is generated, and strict: TLS 1.3, a certificate of the fleet's authority for every client, user name
 and client id are the certificate's common name (else a device could take over another's session), and access rules by
 that name. Nothing is persisted: devices keep what the cloud has not acknowledged, the cloud keeps assignments.
+
+A broker that ends by itself is started again, later and later if it keeps ending; devices and cloud dial again.
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import pwd
 import shutil
+import time
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import NoReturn
 
-from skerry_shared.errors import NotFoundError, StateError
+from skerry_shared.errors import NotFoundError, SkerryError, StateError
 from skerry_shared.files import write_durably
 from skerry_shared.mqtt import CLOUD, topic
 from skerry_shared.ports.carrier import MAX_MESSAGE, TlsFiles
@@ -25,6 +30,9 @@ log = logging.getLogger(__name__)
 SYSTEM = "/usr/sbin/mosquitto"  # Debian's place, which is not in a user's PATH
 RUNNING = b" running"  # how Mosquitto ends the line that says it accepts connections
 START = 10.0  # seconds until it must have said so
+RESTART = (0.5, 60.0)  # seconds, first and longest wait before a broker is started again
+STEADY = 60.0  # seconds after which a broker counts as one that works
+LINE = 1 << 20  # bytes of a line of its log: above all that a client can make it say
 TOPIC = 1024  # bytes around a message, at most
 
 
@@ -40,27 +48,75 @@ async def run_mosquitto(
 ) -> AsyncIterator[None]:
     """Serve ``fleet`` at ``host``:``port`` while the context is open; ``identity`` holds the server's certificate.
 
-    ``folder`` (created if missing) takes the configuration. The broker dies with this process, however that dies.
+    ``folder`` (created if missing) takes the configuration. The broker dies with this process, however that dies, and
+    is started again if it ends by itself.
     Raises NotFoundError without a binary, StateError if the broker does not start.
     """
     binary = found()
     if binary is None:
         raise NotFoundError("mosquitto: not installed; `apt install mosquitto`, or use gRPC")
     config = _configure(folder, host, port, fleet, identity)
-    pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(*_dying_with_us(), str(binary), "-c", str(config), stderr=pipe)
-    assert process.stderr is not None
-    started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    watch = asyncio.ensure_future(_watch(process.stderr, started))
+    broker = _Broker([*_dying_with_us(), str(binary), "-c", str(config)])
     try:
+        await broker.start()
+        keeper = asyncio.ensure_future(broker.keep())
+        try:
+            yield
+        finally:
+            keeper.cancel()
+            await asyncio.gather(keeper, return_exceptions=True)
+    finally:
+        await broker.stop()
+
+
+class _Broker:
+    """The child process, and the one after it."""
+
+    def __init__(self, command: list[str]) -> None:
+        self._command = command
+        self._process: asyncio.subprocess.Process | None = None
+        self._watch: asyncio.Future[None] | None = None
+
+    async def start(self) -> None:
+        """Return once it accepts connections. Raises StateError; then ``stop`` is still needed."""
+        pipe = asyncio.subprocess.PIPE
+        self._process = await asyncio.create_subprocess_exec(*self._command, stderr=pipe, limit=LINE)
+        assert self._process.stderr is not None
+        started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._watch = asyncio.ensure_future(_watch(self._process.stderr, started))
         await asyncio.wait({started}, timeout=START)
         if not started.done():
             raise StateError(f"mosquitto did not start within {START:g} s")
         started.result()
-        yield
-    finally:
-        await _stop(process)
-        await asyncio.gather(watch, return_exceptions=True)
+
+    async def keep(self) -> NoReturn:
+        """Start it again whenever it has ended, until cancelled."""
+        wait = RESTART[0]
+        while True:
+            since = time.monotonic()
+            code = await self._ended()
+            wait = RESTART[0] if time.monotonic() - since >= STEADY else wait
+            log.error("mosquitto ended by itself, exit code %s; starting it again in %g s", code, wait)
+            await asyncio.sleep(wait)
+            wait = min(2 * wait, RESTART[1])
+            try:
+                await self.start()
+            except (SkerryError, OSError) as error:
+                log.error("%s", error)
+                await self.stop()
+
+    async def stop(self) -> None:
+        """End it, if it runs."""
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):  # it ended just now
+                self._process.terminate()
+        await self._ended()
+
+    async def _ended(self) -> int | None:
+        code = await self._process.wait() if self._process is not None else None
+        if self._watch is not None:
+            await asyncio.gather(self._watch, return_exceptions=True)
+        return code
 
 
 def _configure(folder: Path, host: str, port: int, fleet: str, identity: TlsFiles) -> Path:
@@ -120,11 +176,3 @@ async def _watch(stderr: asyncio.StreamReader, started: "asyncio.Future[None]") 
             started.set_result(None)
     if not started.done():
         started.set_exception(StateError(f"mosquitto did not start: {'; '.join(last)}"))
-
-
-async def _stop(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is not None:
-        log.error("mosquitto had ended by itself, exit code %d", process.returncode)
-        return
-    process.terminate()
-    await process.wait()
