@@ -71,7 +71,7 @@ class Retrain:
     """When to retrain by itself, and what a candidate may lose. It must always be better on recent data."""
 
     enabled: bool = True
-    min_labels: int = 200  # labelled samples of the alarmed devices since their drift began
+    min_labels: int = 200  # labelled samples of the alarmed devices since their alarm
     max_loss: float | None = None  # points of accuracy on the old data that a candidate may lose; else the workload's
     cooldown_minutes: float = 30.0  # between two retrainings of a workload
     epochs: int = 0  # 0: the workload's own number
@@ -149,6 +149,6 @@ run_length = 10000                   # windows between two false alarms of a dev
 
 [retrain]
 enabled = true
-min_labels = 200                     # labelled samples since the drift began
+min_labels = 200                     # labelled samples since the alarm
 cooldown_minutes = 30.0
 """

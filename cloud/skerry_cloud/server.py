@@ -6,7 +6,7 @@ import logging
 import signal
 import subprocess
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -203,15 +203,13 @@ class Cloud:
             await _guarded(self._learning.renew(), "repository")
             await asyncio.sleep(RENEWAL)
 
-    async def _labelled(self, workload: str, devices: Sequence[str], since: float) -> Labelled:
+    async def _labelled(self, workload: str, since: Mapping[str, float]) -> Labelled:
         bundle = await self._store.first(
             select(Bundle).where(Bundle.workload == workload).order_by(Bundle.release.desc())
         )
         assert bundle  # an alarm is about a release
         manifest = wire.from_json(Manifest, bundle.manifest)
-        return await asyncio.to_thread(
-            labelled, self._lake, workload, devices, since, manifest.inputs[0], manifest.labels
-        )
+        return await asyncio.to_thread(labelled, self._lake, workload, since, manifest.inputs[0], manifest.labels)
 
     async def _roll_out(self, workload: str, release: int) -> None:
         rollouts = self._config.rollouts

@@ -1,4 +1,4 @@
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,8 +89,8 @@ class World:
         events = await self.store.all(select(Event).where(Event.kind == "retrain").order_by(Event.id))
         return [(event.before, event.after) for event in events]
 
-    async def _labelled(self, workload: str, devices: Sequence[str], since: float) -> Samples:
-        assert (workload, list(devices), since) == ("w", ["edge-1"], NOW - 60)
+    async def _labelled(self, workload: str, since: Mapping[str, float]) -> Samples:
+        assert (workload, since) == ("w", {"edge-1": NOW})
         return Samples(np.zeros((self.labels, 2)), np.arange(self.labels), ["edge-1"] * self.labels)
 
     async def _start(self, workload: str, release: int) -> None:

@@ -1,7 +1,7 @@
 """What is in the lake: how much of whom, and sampled inputs joined with the truth that came later."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,15 +24,15 @@ class Labelled:
 
 
 def labelled(
-    lake: Lake, workload: str, devices: Sequence[str], since: float, spec: TensorSpec, labels: Sequence[str]
+    lake: Lake, workload: str, since: Mapping[str, float], spec: TensorSpec, labels: Sequence[str]
 ) -> Labelled:
-    """Samples of these devices, taken at or after ``since`` (Unix seconds), that have a label; the last label counts.
+    """Samples of these devices, each since its own time (Unix seconds), that have a label; the last label counts.
 
     A label that the workload does not know is as good as none.
     """
-    mine = pc.field("device").isin(list(devices))
-    wanted = mine & (pc.field("workload") == workload) & (pc.field("time") >= since)
-    samples = lake.scan("samples", ["device", "prediction_id", "input"], wanted)
+    mine = pc.field("device").isin(list(since))
+    wanted = mine & (pc.field("workload") == workload) & (pc.field("time") >= min(since.values()))
+    samples = lake.scan("samples", ["device", "time", "prediction_id", "input"], wanted)
     truths = lake.scan("labels", ["device", "prediction_id", "label", "time"], mine).sort_by("time")
     places = {label: place for place, label in enumerate(labels)}
     truth = {
@@ -44,7 +44,9 @@ def labelled(
     known = [
         row
         for row in samples.to_pylist()
-        if (row["device"], row["prediction_id"]) in truth and len(row["input"]) == size
+        if row["time"] >= since[row["device"]]
+        and (row["device"], row["prediction_id"]) in truth
+        and len(row["input"]) == size
     ]
     return Labelled(
         _inputs([row["input"] for row in known], spec),

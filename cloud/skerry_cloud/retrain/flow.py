@@ -7,7 +7,7 @@ Each step is an event with actor ``policy``. A candidate that fails a gate is an
 """
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -77,7 +77,7 @@ class Steps(Protocol):
         ...
 
 
-Labelled = Callable[[str, Sequence[str], float], Awaitable[Samples]]  # (workload, devices, since) -> what has a label
+Labelled = Callable[[str, Mapping[str, float]], Awaitable[Samples]]  # (workload, since when for each device)
 StartRollout = Callable[[str, int], Awaitable[object]]  # (workload, release)
 
 
@@ -101,15 +101,15 @@ class Retrainer:
             await self._consider(workload, [alarm for alarm in alarms if alarm.workload == workload])
 
     async def _consider(self, workload: str, alarms: Sequence[Alarm]) -> None:
-        devices = sorted({alarm.device for alarm in alarms})
-        since = min(alarm.since for alarm in alarms)
+        # Since the alarm, not since the drift began: a window may hold both worlds, and the new one is to be learned.
+        since = {alarm.device: alarm.raised for alarm in alarms}
         situation = Situation(
-            alarmed=devices, since=since, labelled=self._policy.min_labels, busy=await self._busy(workload),
+            alarmed=sorted(since), labelled=self._policy.min_labels, busy=await self._busy(workload),
             last_retrained=await self._last(workload),
         )  # fmt: skip
         if not decide(self._policy, situation, self._clock()).retrain:
             return  # whatever the number of labels: no need to read the lake
-        samples = await self._labelled(workload, devices, since)
+        samples = await self._labelled(workload, since)
         situation = replace(situation, labelled=len(samples.labels))
         verdict = decide(self._policy, situation, self._clock())
         if not verdict.retrain:

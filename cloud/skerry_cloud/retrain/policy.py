@@ -16,10 +16,9 @@ class Policy:
 
 @dataclass(frozen=True)
 class Situation:
-    """A workload as the policy sees it. ``labelled`` counts labelled samples of the alarmed devices since ``since``."""
+    """A workload as the policy sees it. ``labelled`` counts labelled samples of alarmed devices since their alarm."""
 
     alarmed: Sequence[str]  # devices with an open alarm
-    since: float  # when the earliest of their drifts began, Unix seconds
     labelled: int
     busy: str  # what already goes on: "run 3 is training", "rollout 2 is running"; "" for nothing
     last_retrained: float  # Unix seconds; 0 for never
@@ -43,6 +42,6 @@ def decide(policy: Policy, situation: Situation, now: float) -> Verdict:
     if situation.last_retrained and left > 0:
         return Verdict(False, f"cooling down for another {left:.0f} s")
     if situation.labelled < policy.min_labels:
-        return Verdict(False, f"{situation.labelled} of {policy.min_labels} labelled samples since the drift began")
+        return Verdict(False, f"{situation.labelled} of {policy.min_labels} labelled samples since the alarm")
     names = ", ".join(situation.alarmed)
     return Verdict(True, f"drift on {names}, and {situation.labelled} labelled samples to learn from")

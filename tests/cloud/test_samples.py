@@ -1,0 +1,68 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from skerry_cloud.ingest.lake import Lake, schema
+from skerry_cloud.ingest.samples import labelled, summary
+from skerry_shared.release import TensorSpec
+
+SPEC = TensorSpec("picture", "uint8", (-1, 2))
+LABELS = ("cat", "dog")
+ORIGIN = {"session": "s", "row": 0, "received": 100.0}
+
+
+def sample(device: str, name: str, time: float, pixels: bytes = b"ab", workload: str = "w") -> dict[str, Any]:
+    return {"workload": workload, "release": 1, "time": time, "prediction_id": name, "input": pixels, "scores": b"",
+            "probability": 1.0, "device": device, **ORIGIN}  # fmt: skip
+
+
+def label(device: str, name: str, text: str, time: float = 50.0) -> dict[str, Any]:
+    return {"time": time, "prediction_id": name, "label": text, "device": device, **ORIGIN}
+
+
+def lake_of(folder: Path, **tables: list[dict[str, Any]]) -> Lake:
+    lake = Lake(folder / "lake")
+    for table, rows in tables.items():
+        numbered = [row | {"counter": counter} for counter, row in enumerate(rows)]
+        lake.append(table, pa.Table.from_pylist(numbered, schema(table)), {})
+    return lake
+
+
+def test_samples_meet_their_late_labels_and_the_last_label_counts(tmp_path: Path) -> None:
+    lake = lake_of(
+        tmp_path,
+        samples=[
+            sample("a", "1", 10.0, b"xy"),
+            sample("a", "2", 11.0),  # never labelled
+            sample("a", "3", 9.0),  # before its device's time
+            sample("b", "1", 9.0, b"pq"),  # the same name on another device
+            sample("a", "4", 12.0, b"abc"),  # another release's input
+            sample("a", "5", 12.0),  # labelled with a word that nobody knows
+            sample("a", "6", 12.0, workload="other"),
+            sample("c", "1", 12.0),  # not asked for
+        ],
+        labels=[
+            label("a", "1", "cat", 60.0), label("a", "1", "dog", 70.0), label("a", "1", "cat", 65.0),
+            label("a", "3", "cat"), label("b", "1", "cat"), label("a", "4", "cat"), label("a", "5", "cow"),
+            label("a", "6", "cat"), label("c", "1", "cat"),
+        ],
+    )  # fmt: skip
+    found = labelled(lake, "w", {"a": 10.0, "b": 5.0}, SPEC, LABELS)
+    got = sorted(zip(found.sources, map(bytes, found.inputs), found.labels.tolist(), strict=True))
+    assert got == [("a", b"xy", 1), ("b", b"pq", 0)]
+
+
+def test_an_empty_lake_has_samples_of_the_right_shape(tmp_path: Path) -> None:
+    found = labelled(Lake(tmp_path / "lake"), "w", {"a": 0.0}, SPEC, LABELS)
+    assert found.inputs.shape == (0, 2) and found.inputs.dtype == np.uint8 and len(found.labels) == 0
+    assert summary(Lake(tmp_path / "lake")) == []
+
+
+def test_the_summary_counts_by_device_and_table(tmp_path: Path) -> None:
+    lake = lake_of(tmp_path, samples=[sample("a", "1", 1.0), sample("b", "1", 1.0)], labels=[label("a", "1", "cat")])
+    assert [(row["device"], row["samples"], row["labels"], row["windows"]) for row in summary(lake)] == [
+        ("a", 1, 1, 0),
+        ("b", 1, 0, 0),
+    ]
