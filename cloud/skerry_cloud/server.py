@@ -181,7 +181,7 @@ class Cloud:
         """What came is durable in the lake: act on it."""
         if table == "events":
             for row in rows.to_pylist():
-                await self._director.report(row["device"], row, origin_of(row))
+                await _guarded(self._director.report(row["device"], row, origin_of(row)), "a device's event")
         elif table == "windows":
             await self._drift.take(rows)
         self._news.set()

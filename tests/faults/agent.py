@@ -54,8 +54,8 @@ def labels(number: int) -> dict[str, list[object]]:
 
 
 def events(number: int) -> dict[str, list[object]]:
-    texts: dict[str, list[object]] = {name: ["x"] for name in ("from", "to", "reason", "workload")}
-    return {"time": [0.0], "subject": [str(number)], **texts, "release": [1], "rollout": [1]}
+    texts: dict[str, list[object]] = {name: ["x"] for name in ("from", "to", "workload")}
+    return {"time": [0.0], "subject": ["update"], "reason": [str(number)], **texts, "release": [1], "rollout": [1]}
 
 
 asyncio.run(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]))

@@ -141,9 +141,7 @@ async def _make_peace(network: FaultProxy, server: Program) -> None:
 
 
 def stored(lake: Lake) -> Counter[str]:
-    numbers = (
-        lake.scan("labels").column("prediction_id").to_pylist() + lake.scan("events").column("subject").to_pylist()
-    )
+    numbers = lake.scan("labels").column("prediction_id").to_pylist() + lake.scan("events").column("reason").to_pylist()
     return Counter(numbers)
 
 
