@@ -13,6 +13,8 @@ SkerryError
 ├── UnfitError          the operator: verified, but not for this device
 ├── ModelError          the model's owner: cannot be loaded, or does not answer as it must
 ├── InputError          the application: wrong tensor name, dtype or shape
+├── OverloadError       the application: asks more than this device can answer; ask less, or later
+├── DeadlineError       the application: no answer within the time that it gave
 ├── LinkError           nobody, wait: the other side cannot be reached now
 └── GateError           the model's owner: a candidate did not pass
 """
@@ -68,6 +70,14 @@ class ModelError(SkerryError):
 
 class InputError(SkerryError):
     """A tensor of a request has the wrong name, dtype, shape or size."""
+
+
+class OverloadError(SkerryError):
+    """More requests wait than may. This one was not begun; asking again later is right."""
+
+
+class DeadlineError(SkerryError):
+    """The time that the caller gave is over."""
 
 
 class LinkError(SkerryError):

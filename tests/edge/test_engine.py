@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from skerry_edge.infer.engine import Active, Engine, Prediction, example_ids
-from skerry_shared.errors import InputError, ModelError, StateError
+from skerry_shared.errors import InputError, ModelError, NotFoundError, StateError
 from skerry_shared.ports.runtime import Tensors
 from skerry_shared.release import ANY, Lineage, Manifest, Measured, Target, TensorSpec
 
@@ -105,3 +105,36 @@ def test_swapping_under_load_never_mixes_models() -> None:
         thread.join()
     assert mixed == []
     assert engine.predict(images(1)).release == 299
+
+
+def other(name: str, release: int) -> Active:
+    return replace(active(release), manifest=replace(MANIFEST, workload=name, release=release))
+
+
+def test_several_models_at_once() -> None:
+    engine = Engine()
+    engine.swap(active(1))
+    engine.add(other("ear", 7))
+    assert engine.predict(images(1)).release == 1
+    assert engine.predict(images(1), model="tiny").release == 1
+    assert engine.predict(images(1), model="ear").release == 7
+    assert [manifest.workload for manifest in engine.manifests()] == ["tiny", "ear"]
+    engine.add(other("ear", 8))
+    assert engine.predict(images(1), model="ear").release == 8
+    with pytest.raises(NotFoundError, match="'nose': not here; this device serves 'tiny', 'ear'"):
+        engine.predict(images(1), model="nose")
+
+
+def test_the_assigned_model_is_replaced_by_an_assignment_only() -> None:
+    engine = Engine()
+    engine.swap(active(1))
+    engine.add(other("ear", 7))
+    with pytest.raises(StateError, match="an assignment replaces it"):
+        engine.add(active(2))
+    with pytest.raises(StateError, match="an assignment replaces it"):
+        engine.remove("tiny")
+    engine.remove("ear")
+    engine.swap(other("nose", 3))
+    assert [manifest.workload for manifest in engine.manifests()] == ["nose"]
+    engine.swap(None)
+    assert engine.manifest is None and engine.manifests() == []

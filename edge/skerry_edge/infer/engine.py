@@ -1,21 +1,32 @@
-"""The model that serves now. Swapping it replaces one reference: requests in flight finish on the model they had.
+"""The models that serve now, by name. Swapping one replaces one reference: requests in flight finish on the model
+that they had.
 
 A request is checked against the manifest before the model sees it, so that a wrong tensor is the caller's error, by
-name, and never the model's.
+name, and never the model's. What was found right once is recognised by its names, dtypes and shapes.
 """
 
-import secrets
-from collections.abc import Callable, Sequence
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from random import getrandbits  # reseeded by a fork, unlike a counter
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from skerry_shared.errors import InputError, ModelError, StateError
+from skerry_edge.infer.scheduler import Lane, Limits, Load
+from skerry_shared.errors import DeadlineError, InputError, ModelError, NotFoundError, StateError
 from skerry_shared.ports.runtime import Model, Tensors
 from skerry_shared.release import ANY, Manifest, TensorSpec
 
 Observe = Callable[[Sequence[str], Tensors, Tensors], None]  # (prediction ids, inputs, outputs); quick, thread-safe
+
+ID_BITS = 96  # of a prediction id: unique, not secret
+FORMS = 64  # kinds of request that are recognised; beyond it each is checked anew
+
+DEFAULT_LIMITS = Limits(threads=os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
@@ -26,15 +37,15 @@ class Active:
     model: Model
     observe: Observe
     failed: Callable[[], None] = lambda: None  # the model could not answer a request that fits its manifest
+    limits: Limits = DEFAULT_LIMITS
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """Answers to one request. Example i of several is known as ``ids[i]``, which late labels refer to."""
+class Prediction(NamedTuple):
+    """Answers to one request, the caller's to keep and to change. Example i of several is known as ``ids[i]``."""
 
     manifest: Manifest  # of the model that answered
     prediction_id: str
-    ids: tuple[str, ...]
+    ids: tuple[str, ...]  # what late labels refer to
     outputs: Tensors
 
     @property
@@ -44,40 +55,113 @@ class Prediction:
 
 
 class Engine:
-    """Answers requests with whatever model was swapped in last; any number of threads."""
+    """Answers requests with whatever models were put in last; any number of threads.
+
+    One of the models is the default: the device's assignment. Others may serve beside it.
+    """
 
     def __init__(self) -> None:
-        self._active: Active | None = None
+        self._served: Mapping[str, _Served] = {}  # replaced as a whole: a reader sees one state of it
+        self._default: _Served | None = None
+        self._changing = threading.Lock()
 
     @property
     def manifest(self) -> Manifest | None:
-        """Of the model that serves now; None before there is one."""
-        active = self._active
-        return active.manifest if active else None
+        """Of the default model; None before there is one."""
+        default = self._default
+        return default.active.manifest if default else None
+
+    def manifests(self) -> list[Manifest]:
+        """Of all models that serve, the default first."""
+        served, default = self._served, self._default
+        return [one.active.manifest for one in sorted(served.values(), key=lambda one: one is not default)]
+
+    def loads(self) -> dict[str, Load]:
+        """By model: how many requests waited, were shed, … since it began to serve."""
+        return {name: served.lane.load for name, served in self._served.items()}
 
     def swap(self, active: Active | None) -> None:
-        """Let ``active`` serve from the next request on; None: nothing serves."""
-        self._active = active
+        """Let ``active`` be the default from the next request on, in place of the present one; None: no default."""
+        with self._changing:
+            before, served = self._default, dict(self._served)
+            if before:
+                served.pop(before.active.manifest.workload, None)
+            self._default = _Served(active) if active else None
+            if active and self._default:
+                served[active.manifest.workload] = self._default
+            self._served = served
 
-    def predict(self, inputs: Tensors) -> Prediction:
-        """Answer a batch. Raises StateError without a model, InputError on wrong tensors, ModelError if it fails."""
-        active = self._active  # read once: a swap must not come between the parts of one request
-        if active is None:
+    def add(self, active: Active) -> None:
+        """Let ``active`` serve beside the default, in place of one of its name. Raises StateError for the default's."""
+        with self._changing:
+            name = active.manifest.workload
+            if self._default and self._default.active.manifest.workload == name:
+                raise StateError(f"model {name!r}: is the one that was assigned; an assignment replaces it")
+            self._served = {**self._served, name: _Served(active)}
+
+    def remove(self, name: str) -> None:
+        """Let a model that was added serve no more. Raises NotFoundError, or StateError for the default."""
+        with self._changing:
+            found = self._find(name)
+            if found is self._default:
+                raise StateError(f"model {name!r}: is the one that was assigned; an assignment replaces it")
+            self._served = {other: served for other, served in self._served.items() if other != name}
+
+    def predict(
+        self, inputs: Tensors, model: str = "", timeout_s: float | None = None, priority: int = 0
+    ) -> Prediction:
+        """Answer a batch by the named model, or the default. A request of a higher priority goes first.
+
+        Raises StateError without a model, NotFoundError, InputError on wrong tensors, ModelError if the model fails,
+        OverloadError, and DeadlineError if it could not begin within ``timeout_s`` seconds.
+        """
+        served = self._find(model) if model else self._default  # read once: a swap must not come in between
+        if served is None:
             raise StateError("no model is installed yet")
-        examples = check(active.manifest.inputs, inputs)
-        outputs = _run(active, inputs)
-        prediction_id = secrets.token_hex(12)
-        ids = example_ids(prediction_id, examples)
+        return served.predict(inputs, timeout_s, priority)
+
+    def _find(self, name: str) -> "_Served":
+        try:
+            return self._served[name]
+        except KeyError:
+            known = ", ".join(map(repr, self._served)) or "none"
+            raise NotFoundError(f"model {name!r}: not here; this device serves {known}") from None
+
+
+class _Served:
+    """A model with its lane."""
+
+    def __init__(self, active: Active) -> None:
+        self.active, self.lane = active, Lane(active.model, active.limits)
+        self._examples: dict[object, int] = {}  # of requests that were found right, by their form
+
+    def predict(self, inputs: Tensors, timeout_s: float | None, priority: int) -> Prediction:
+        active = self.active
+        form = tuple([(name, array.dtype, array.shape) for name, array in inputs.items()])
+        examples = self._examples.get(form) or self._check(form, inputs)
+        try:
+            outputs = self.lane.run(inputs, examples, _deadline(timeout_s), priority)
+        except ModelError:
+            active.failed()
+            raise
+        prediction_id = f"{getrandbits(ID_BITS):024x}"
+        ids = (prediction_id,) if examples == 1 else example_ids(prediction_id, examples)
         active.observe(ids, inputs, outputs)
         return Prediction(active.manifest, prediction_id, ids, outputs)
 
+    def _check(self, form: object, inputs: Tensors) -> int:
+        examples = check(self.active.manifest.inputs, inputs)
+        if len(self._examples) < FORMS:
+            self._examples[form] = examples
+        return examples
 
-def _run(active: Active, inputs: Tensors) -> Tensors:
-    try:
-        return active.model.run(inputs)
-    except ModelError:
-        active.failed()
-        raise
+
+def _deadline(timeout_s: float | None) -> float | None:
+    if timeout_s is None:
+        return None
+    if timeout_s <= 0:
+        raise DeadlineError("the deadline passed before the request arrived")
+    return time.monotonic() + timeout_s
 
 
 def example_ids(prediction_id: str, examples: int) -> tuple[str, ...]:

@@ -113,18 +113,19 @@ class Recorder:
         self._pending, self._waiting = [], 0
 
     def _sample(self, now: float, ids: Sequence[str], inputs: Tensors, scores: NDArray[Any]) -> None:
-        (tensor,) = inputs.values()
-        if tensor[:1].nbytes > LARGEST:
-            return
-        model = (self._manifest.workload, self._manifest.release)
         for i, name in enumerate(ids):
-            if self._draw() >= self._rate:
-                continue
-            raw = tensor[i].tobytes()
-            _append(self._samples, (*model, now, name, raw, scores[i].astype(np.float32).tobytes(), self._rate))
-            self._sample_bytes += len(raw)
-            if len(self._samples["time"]) >= SAMPLES or self._sample_bytes >= SAMPLE_BYTES:
-                self._finish_samples(now)
+            if self._draw() < self._rate:
+                (tensor,) = inputs.values()
+                self._take_sample(now, name, tensor[i], scores[i])
+
+    def _take_sample(self, now: float, name: str, example: NDArray[Any], scores: NDArray[Any]) -> None:
+        if example.nbytes > LARGEST:
+            return
+        raw, model = example.tobytes(), (self._manifest.workload, self._manifest.release)
+        _append(self._samples, (*model, now, name, raw, scores.astype(np.float32).tobytes(), self._rate))
+        self._sample_bytes += len(raw)
+        if len(self._samples["time"]) >= SAMPLES or self._sample_bytes >= SAMPLE_BYTES:
+            self._finish_samples(now)
 
     def _finish_samples(self, now: float) -> None:
         self._full.append(self._samples)

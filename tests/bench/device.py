@@ -1,0 +1,130 @@
+"""A device's folder with one small network installed, as enrolment and an update leave it; for benchmarks."""
+
+import os
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from skerry_edge.config import Folders
+from skerry_edge.update.slots import Slots
+from skerry_shared import bundle, identity, signing, sketch
+from skerry_shared.bundle import Golden
+from skerry_shared.release import ANY, Lineage, Manifest, Measured, Target, TensorSpec
+from skerry_shared.sealing import IngestKey
+
+INPUT, SIZE, CLASSES = "image", 28, 10
+WIDTHS = (16, 32, 64, 112)  # channels; with 3×3 convolutions about 100,000 parameters
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Device:
+    """An enrolled folder that serves release 1."""
+
+    folders: Folders
+    manifest: Manifest
+    model: Path
+
+
+def make(folder: Path, settings: str = "") -> Device:
+    """Enrol and install. ``settings``: further lines of agent.toml."""
+    folders = Folders(folder)
+    _enrol(folders, settings)
+    manifest = install(folders, release=1)
+    return Device(folders, manifest, folders.slots / "a" / manifest.model_file)
+
+
+def install(folders: Folders, release: int) -> Manifest:
+    """Unpack a bundle of another release of the network into the spare slot and let it serve."""
+    data, manifest = make_bundle(release)
+    slots, sha256 = Slots(folders.slots, folders.active), bundle.digest(data)
+    slots.switch(slots.fill(data, sha256), manifest.workload, release, sha256)
+    return manifest
+
+
+def make_bundle(release: int) -> tuple[bytes, Manifest]:
+    """The bundle's bytes and its manifest; another release has other weights."""
+    model, inputs = network(release), {INPUT: images(8)}
+    session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+    scores, monitors = session.run(["scores", "monitors"], inputs)
+    values = sketch.channel_values(scores, monitors)
+    manifest = Manifest(
+        workload="bench", release=release, owner="bench", labels=tuple(map(str, range(CLASSES))),
+        inputs=(TensorSpec(INPUT, "uint8", (ANY, 1, SIZE, SIZE)),),
+        outputs=(TensorSpec("scores", "float32", (ANY, CLASSES)), TensorSpec("monitors", "float32", (ANY, 1))),
+        target=Target("generic-x86-64", os.uname().machine, "onnxruntime", "float32"),
+        measured=Measured(len(model), 0.05, 1.0, 0.0), lineage=Lineage(1, "00", release, "bench"),
+        baseline=sketch.baseline(sketch.channel_names(["brightness"]), values, CLASSES),
+        tolerance=1e-4, model_file="model.onnx",
+    )  # fmt: skip
+    return bundle.pack(manifest, model, Golden(inputs, {"scores": scores, "monitors": monitors})), manifest
+
+
+def images(count: int, seed: int = 0) -> Array:
+    """Uint8 [count, 1, 28, 28]."""
+    return np.random.default_rng(seed).integers(0, 256, (count, 1, SIZE, SIZE), dtype=np.uint8)
+
+
+def network(seed: int) -> bytes:
+    """A CNN of four convolutions: uint8 [*, 1, 28, 28] → scores [*, 10] and monitors [*, 1] (mean brightness)."""
+    draw, constants, nodes = np.random.default_rng(seed), dict[str, Array](), list[Any]()
+
+    def add(kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        nodes.append(helper.make_node(kind, inputs, [output], **attributes))
+        return output
+
+    def constant(name: str, *shape: int) -> str:
+        constants[name] = draw.normal(0, np.sqrt(2 / np.prod(shape[1:])), shape).astype(np.float32)
+        return name
+
+    x = floats = add("Cast", [INPUT], "floats", to=TensorProto.FLOAT)
+    constants |= {"grey": np.array(255, np.float32), "plane": np.array([2, 3]), "picture": np.array([1, 2, 3])}
+    x, before = add("Div", [x, "grey"], "scaled"), 1
+    for i, width in enumerate(WIDTHS):
+        weights = constant(f"weights{i}", width, before, 3, 3)
+        x = add("Conv", [x, weights], f"convolved{i}", pads=[1] * 4, strides=[1 + (i > 0)] * 2)
+        x, before = add("Relu", [x], f"active{i}"), width
+    pooled = add("ReduceMean", [x, "plane"], "pooled", keepdims=0)
+    logits = add("MatMul", [pooled, constant("head", before, CLASSES)], "logits")
+    add("Softmax", [logits], "scores", axis=1)
+    mean = add("ReduceMean", [floats, "picture"], "mean")
+    constants["row"] = np.array([-1, 1])
+    add("Reshape", [mean, "row"], "monitors")
+    return _model(nodes, constants)
+
+
+def _model(nodes: list[Any], constants: dict[str, Array]) -> bytes:
+    image = helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ["n", 1, SIZE, SIZE])
+    shapes = {"scores": CLASSES, "monitors": 1}
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", width]) for name, width in shapes.items()]
+    initializers = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "bench", [image], outputs, initializers)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
+def _enrol(folders: Folders, settings: str) -> None:
+    for path in (folders.identity, folders.state, folders.slots):
+        path.mkdir(parents=True)
+    now = datetime.now(timezone.utc)
+    authority, key = identity.Authority.new("bench", now), identity.new_key()
+    folders.certificate.write_bytes(authority.sign_request(identity.request("bench", key), "bench", now, 30))
+    folders.key.write_bytes(identity.private_pem(key))
+    folders.key.chmod(0o600)
+    folders.authority.write_bytes(authority.certificate.public_bytes(serialization.Encoding.PEM))
+    folders.director.write_bytes(signing.public_pem(Ed25519PrivateKey.generate().public_key()))
+    folders.ingest.write_bytes(IngestKey.new().public_bytes())
+    folders.config.write_text(
+        'fleet = "bench"\ndevice = "bench"\nprofile = "generic-x86-64"\n'
+        'repository = "https://127.0.0.1:9/tuf"\ngateway = "127.0.0.1:9"\n' + settings
+    )
