@@ -26,6 +26,7 @@ from skerry_edge.observe.recorder import Recorder, label_rows, read_samples
 from skerry_edge.observe.spool import Spool
 from skerry_edge.observe.uplink import Uplink
 from skerry_edge.serve import local, oip
+from skerry_edge.serve.socket_server import SocketServer
 from skerry_edge.update.flow import Live, Transition, UpdateFlow, World
 from skerry_edge.update.plan import Device
 from skerry_edge.update.slots import Slots
@@ -64,12 +65,12 @@ class Agent:
     async def run(self) -> None:
         """Until SIGTERM or SIGINT; what was recorded is in the spool when this returns."""
         stopping = _on_signals()
-        servers = self._serve()
+        servers, frames = self._serve(), SocketServer(self._folders.frames, self._engine, self._learn)
         self._tell("", "started")
         updates = asyncio.create_task(asyncio.to_thread(self._worker.run))
         others = [asyncio.create_task(work) for work in (stopping.wait(), self._tick(), self._uplink.run())]
         ended, _ = await asyncio.wait([updates, *others], return_when=asyncio.FIRST_COMPLETED)
-        await asyncio.to_thread(_stop, servers)
+        await asyncio.to_thread(_stop, servers, frames)
         self._worker.close()
         await asyncio.wait([updates])  # after its present step; it may still swap models and report
         await asyncio.to_thread(self._finish)
@@ -212,8 +213,10 @@ def _server(address: str, *services: grpc.GenericRpcHandler) -> tuple[grpc.Serve
     return server, port
 
 
-def _stop(servers: Sequence[grpc.Server]) -> None:
-    for stopped in [server.stop(GRACE_S) for server in servers]:
+def _stop(servers: Sequence[grpc.Server], frames: SocketServer) -> None:
+    stopping = [server.stop(GRACE_S) for server in servers]
+    frames.stop(GRACE_S)
+    for stopped in stopping:
         stopped.wait()
 
 

@@ -167,6 +167,11 @@ class Folders:
             raise ConfigError(f"{path}: longer than the {SOCKET_PATH_MAX} bytes of a socket's path; move the folder")
         return path
 
+    @property
+    def frames(self) -> Path:
+        """The Unix socket for predictions by frames; see docs/wire.md. Its path is as long as that of ``socket``."""
+        return self.socket.with_name("infer.sock")
+
 
 def load(folders: Folders) -> AgentConfig:
     """The folder's configuration. Raises ConfigError, also if the device is not enrolled."""
