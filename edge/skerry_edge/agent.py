@@ -7,6 +7,7 @@ uplink ── assignments ──▶ update ── the proven model ──▶ eng
 
 import asyncio
 import logging
+import os
 import signal
 import time
 from collections.abc import Sequence
@@ -17,8 +18,11 @@ import grpc
 
 from skerry_edge.adapters.repository_tuf import Repository
 from skerry_edge.config import AgentConfig, Folders, load
+from skerry_edge.infer.choose import Choice
 from skerry_edge.infer.engine import Active, Engine
-from skerry_edge.infer.models import load_model
+from skerry_edge.infer.engines import Engines
+from skerry_edge.infer.models import Chosen, Loader, Settings
+from skerry_edge.infer.scheduler import Limits
 from skerry_edge.machine import this_machine, versions
 from skerry_edge.observe.events import EventLog
 from skerry_edge.observe.outbox import Outbox
@@ -32,11 +36,13 @@ from skerry_edge.update.plan import Device
 from skerry_edge.update.slots import Slots
 from skerry_edge.update.state import StateFile
 from skerry_edge.update.worker import Worker
+from skerry_shared.bundle import Bundle
 from skerry_shared.errors import ConfigError
 from skerry_shared.files import write_durably
 from skerry_shared.identity import load_key
 from skerry_shared.locking import locked
 from skerry_shared.ports.carrier import TlsFiles, Transport
+from skerry_shared.ports.runtime import Model
 from skerry_shared.sealing import Sealer
 from skerry_shared.signing import load_public
 
@@ -44,6 +50,8 @@ log = logging.getLogger(__name__)
 
 TICK_S = 1.0  # how late a window or a sample may be
 GRACE_S = 2.0  # that requests in flight get at the end
+CONCURRENT = os.cpu_count() or 1  # runs of one model at a time; each has the configured number of threads
+WAITING = 64  # requests that may wait for a model
 THREADS = 8  # of each server; the runtime releases the GIL, more only wait for a core
 
 
@@ -56,7 +64,8 @@ class Agent:
         self._spool = Spool(folders.spool, config.spool_mb << 20)
         self._outbox = Outbox(self._spool, _sealer(folders, config))
         self._events = EventLog(folders.events, self._outbox.put)
-        self._engine = Engine()
+        settings = Settings(config.providers, config.threads, config.model_mb << 20)
+        self._engine, self._loader = Engine(), Loader(Engines(folders.engines), settings, self._progress)
         self._recorder: Recorder | None = None
         flow = UpdateFlow(self._world(), Slots(folders.slots, folders.active), StateFile(folders.update))
         self._worker = Worker(flow)
@@ -99,13 +108,28 @@ class Agent:
             device=_device(config),
             director=load_public(folders.director.read_bytes()),
             repository=Repository(config.repository, folders.authority, folders.trust_root, folders.tuf, time.time),
-            load=lambda bundle: load_model(bundle, config.threads),
+            load=self._load,
             serve=self._activate,
             report=self._report,
             clock=time.time,
             timer=time.monotonic,
             health=config.health,
         )
+
+    def _load(self, bundle: Bundle) -> Chosen:
+        """Try and load a model; one that does not run on the accelerator that was configured is an event."""
+        chosen, manifest = self._loader.load(bundle), bundle.manifest
+        choice, about = chosen.choice, {"workload": manifest.workload, "release": manifest.release, "rollout": 0}
+        log.info("%s release %d runs on %s", manifest.workload, manifest.release, choice.reason)
+        if choice.fallback_from:
+            change = {"time": time.time(), "subject": "runtime", "from": choice.fallback_from, "to": choice.provider}
+            self._events.add(change | {"reason": choice.reason} | about)
+        return chosen
+
+    def _progress(self, what: str) -> None:
+        about = {"workload": "", "release": 0, "rollout": 0}
+        change = {"time": time.time(), "subject": "runtime", "from": "trying", "to": "trying", "reason": what}
+        self._events.add(change | about)
 
     def _activate(self, live: Live | None) -> None:
         """Let this model answer and be recorded from now on."""
@@ -116,7 +140,7 @@ class Agent:
             manifest, config = live.bundle.manifest, self._config
             recorder = Recorder(manifest, self._sink, config.window_s, config.sample_rate, time.time)
             failed = lambda: self._worker.failed(manifest.release)  # noqa: E731
-            self._engine.swap(Active(manifest, live.model, recorder.observe, failed))
+            self._engine.swap(Active(manifest, live.model, recorder.observe, failed, _limits(live.model)))
             self._recorder = recorder
             log.info("serving %s release %d", manifest.workload, manifest.release)
         if before:
@@ -173,6 +197,12 @@ async def run(folder: Path) -> None:
         for path in (folders.state, folders.slots):
             path.mkdir(exist_ok=True)
         await Agent(folders, config).run()
+
+
+def _limits(model: Model) -> Limits:
+    """What was measured of the model says whether runs are worth sharing."""
+    choice = model.choice if isinstance(model, Chosen) else Choice("cpu", 1, "not measured")
+    return Limits(threads=CONCURRENT, waiting=WAITING, batch=choice.batch)
 
 
 def _device(config: AgentConfig) -> Device:

@@ -12,7 +12,8 @@ from types import TracebackType
 
 from skerry_edge.config import AgentConfig, Folders, load
 from skerry_edge.infer.engine import Active, Engine, Prediction
-from skerry_edge.infer.models import load_model
+from skerry_edge.infer.engines import Engines
+from skerry_edge.infer.models import Loader, Settings
 from skerry_edge.observe.recorder import Recorder
 from skerry_edge.serve.local import Reporter
 from skerry_edge.update.slots import Pointer, Slots
@@ -32,15 +33,20 @@ class Client:
         """``path``: the device's folder, or the agent's socket in it. Raises ConfigError if it is no such folder."""
         folders = _folders(Path(path))
         self._config: AgentConfig = load(folders)
+        self._loader = Loader(Engines(folders.engines), Settings(self._config.providers, self._config.threads))
         self._recorder: Recorder | None = None
         self._slots, self._pointer = Slots(folders.slots, folders.active), folders.active
         self._engine, self._reporter = Engine(), Reporter(folders.socket, self._tick)
         self._loaded: Pointer | None = None
-        self._lock, self._seen, self._look_at = threading.Lock(), (0, 0), 0.0
+        self._lock, self._seen, self._closing = threading.Lock(), (0, 0), threading.Event()
+        self._follower = threading.Thread(target=self._follow, name="skerry-follow", daemon=True)
+        self._follower.start()
 
     def predict(self, inputs: Tensors) -> Prediction:
         """Answer a batch (first dimension: examples). Raises StateError without a model, InputError or ModelError."""
-        self._follow()
+        if self._loaded is None:
+            with self._lock:
+                self._look()
         return self._engine.predict(inputs)
 
     def feedback(self, prediction_id: str, label: str) -> None:
@@ -54,6 +60,8 @@ class Client:
 
     def close(self) -> None:
         """Hand over what was recorded, and stop."""
+        self._closing.set()
+        self._follower.join()
         if self._recorder:
             self._recorder.close()
         self._reporter.close()
@@ -71,15 +79,12 @@ class Client:
             recorder.tick()
 
     def _follow(self) -> None:
-        """Look at the pointer now and then; load what it names if that changed. One thread does, the others go on."""
-        if time.monotonic() < self._look_at or not self._lock.acquire(blocking=self._loaded is None):
-            return
-        try:
-            if time.monotonic() >= self._look_at:
+        """Look at the pointer now and then, and load what it names: beside the predictions, so that none waits."""
+        while not self._closing.wait(LOOK_S):
+            if self._loaded is None:
+                continue  # the first one is loaded by who asks first
+            with self._lock:
                 self._look()
-        finally:
-            self._look_at = time.monotonic() + LOOK_S
-            self._lock.release()
 
     def _look(self) -> None:
         seen = _stamp(self._pointer)
@@ -111,7 +116,7 @@ class Client:
         manifest = unpacked.manifest
         if (manifest.workload, manifest.release) != (active.workload, active.release):
             raise StateError("the agent switched while its model was being loaded; try again")
-        model = load_model(unpacked, self._config.threads)
+        model = self._loader.known(unpacked)
         sink, config = self._reporter.submit, self._config
         recorder = Recorder(manifest, sink, config.window_s, config.sample_rate, time.time)
         self._engine.swap(Active(manifest, model, recorder.observe))

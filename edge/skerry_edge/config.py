@@ -47,6 +47,8 @@ class AgentConfig:
     window_s: float = 60.0  # seconds of traffic that one row of counts covers
     sample_rate: float = 0.05  # share of predictions whose input is sent home, 0 to 1
     threads: int = 1  # of the model; more than one spins, which pays only above ~1 ms of work
+    providers: tuple[str, ...] = ("cpu",)  # that models may run on; the fastest that answers rightly is taken
+    model_mb: int = 1024  # memory that one model may take
     spool_mb: int = 64  # telemetry kept while offline
     health: Health = Health()
 
@@ -56,6 +58,8 @@ class AgentConfig:
             raise ValueError("transports: needs one at least, and 'mqtt' needs the key 'mqtt'")
         if not 0 <= self.sample_rate <= 1 or self.window_s <= 0 or self.threads < 1 or self.spool_mb < 1:
             raise ValueError("needs sample_rate from 0 to 1, window_s > 0, threads >= 1, spool_mb >= 1")
+        if not self.providers or len(set(self.providers)) < len(self.providers) or self.model_mb < 1:
+            raise ValueError("needs providers, each once, and model_mb >= 1")
         if not 0 <= self.grpc_port <= 65535:
             raise ValueError("grpc_port: needs 0 to 65535")
         for key, address in (("gateway", self.gateway), ("mqtt", self.mqtt or "unused:0")):
@@ -138,6 +142,11 @@ class Folders:
     def events(self) -> Path:
         """The last events, for `skerry-agent status`."""
         return self.state / "events"
+
+    @property
+    def engines(self) -> Path:
+        """What was measured and built for models on this device; may be removed at any time."""
+        return self.root / "engines"
 
     @property
     def spool(self) -> Path:

@@ -11,7 +11,8 @@ from cryptography import x509
 
 from skerry_edge.config import AgentConfig, Folders, load
 from skerry_edge.https import request, trusting
-from skerry_edge.infer.models import load_model
+from skerry_edge.infer.engines import Engines
+from skerry_edge.infer.models import Loader, Settings, load_model
 from skerry_edge.machine import this_machine
 from skerry_edge.update.probe import probe
 from skerry_edge.update.slots import Slots
@@ -64,6 +65,15 @@ def _model(folders: Folders, config: AgentConfig) -> str:
     unpacked = bundle.load(slots.path(active.slot))
     worst = probe(load_model(unpacked, config.threads), unpacked)
     return f"{active.workload} release {active.release}: golden outputs within {worst:.2g}"
+
+
+def _runtime(folders: Folders, config: AgentConfig) -> str:
+    slots = Slots(folders.slots, folders.active)
+    active = slots.active()
+    if active is None:
+        return f"{', '.join(config.providers)}; no model to measure yet"
+    settings = Settings(config.providers, config.threads, config.model_mb << 20)
+    return Loader(Engines(folders.engines), settings).examine(bundle.load(slots.path(active.slot)))
 
 
 def _certificate(folders: Folders, _: AgentConfig) -> str:
@@ -125,6 +135,7 @@ def _handshake(folders: Folders, address: str) -> str:
 CHECKS: dict[str, Check] = {
     "profile": _profile,
     "model": _model,
+    "runtime": _runtime,
     "certificate": _certificate,
     "clock": _clock,
     "disk": _disk,

@@ -4,7 +4,7 @@ import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
-from skerry_edge.infer.models import GROUP
+from skerry_edge.infer.measure import GROUP
 from skerry_shared import __version__, plugins
 
 

@@ -229,7 +229,8 @@ class UpdateFlow:
         if previous.release > active.release:  # the director's own undo must not be judged by what it undoes
             return f"goes back from release {previous.release}"
         try:
-            self._predecessor = self._predecessor or self._load(previous.slot)
+            if not (self._predecessor and _is(self._predecessor, previous)):
+                self._predecessor = self._load(previous.slot)
         except ModelError as error:  # no fault of the candidate
             return f"its predecessor cannot be loaded: {error}"
         return ""
@@ -264,7 +265,7 @@ class UpdateFlow:
         slot = self._slots.holding(assignment.sha256)
         if slot is None:
             raise ModelError("the slot lost its bundle")
-        candidate = self._candidate or self._load(slot)
+        candidate, self._predecessor = self._candidate or self._load(slot), self._serving  # which stays warm
         active = self._slots.switch(slot, assignment.workload, assignment.release, assignment.sha256)
         self._serve(candidate)
         return active
@@ -293,6 +294,9 @@ class UpdateFlow:
         active = self._slots.active()
         if active is None:
             self._serve(None)
+            return
+        if self._predecessor and _is(self._predecessor, active):
+            self._serve(self._predecessor)
             return
         try:
             self._serve(self._load(active.slot))
@@ -335,3 +339,7 @@ class UpdateFlow:
 
     def _now(self) -> float:
         return max(self._world.clock(), self._stored.floor)
+
+
+def _is(live: Live, pointer: Pointer) -> bool:
+    return (live.bundle.manifest.workload, live.release) == (pointer.workload, pointer.release)

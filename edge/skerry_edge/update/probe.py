@@ -1,8 +1,8 @@
 """The golden check: does this model, on this device's own runtime, answer known inputs as it did in the cloud?"""
 
 import numpy as np
-from numpy.typing import NDArray
 
+from skerry_shared import golden
 from skerry_shared.bundle import Bundle
 from skerry_shared.errors import ModelError
 from skerry_shared.ports.runtime import Model, Tensors
@@ -11,16 +11,10 @@ from skerry_shared.release import Manifest
 
 def probe(model: Model, bundle: Bundle) -> float:
     """The largest difference from any golden output. Raises ModelError where it exceeds the manifest's tolerance."""
-    golden, tolerance = bundle.golden, bundle.manifest.tolerance
-    if not golden.inputs or not golden.outputs:
-        raise ModelError("golden check: the bundle has no golden inputs and outputs, so nothing shows that it works")
-    answers = model.run(golden.inputs)
-    check_contract(bundle.manifest, golden.inputs, answers)
-    differences = {name: difference(name, answers.get(name), right) for name, right in golden.outputs.items()}
-    name, worst = max(differences.items(), key=lambda item: item[1])
-    if not worst <= tolerance:  # a tolerance of NaN allows nothing
-        raise ModelError(f"golden check: output {name!r} differs by {worst:.3g}, tolerance {tolerance:.3g}")
-    return worst
+    golden.require(bundle.golden)
+    answers = model.run(bundle.golden.inputs)
+    check_contract(bundle.manifest, bundle.golden.inputs, answers)
+    return golden.worst(bundle.golden, answers, bundle.manifest.tolerance)
 
 
 def check_contract(manifest: Manifest, inputs: Tensors, answers: Tensors) -> None:
@@ -34,13 +28,3 @@ def check_contract(manifest: Manifest, inputs: Tensors, answers: Tensors) -> Non
         if array is None or array.dtype != np.float32 or array.shape != (examples, width):
             shape = "nothing" if array is None else f"{array.dtype} {array.shape}"
             raise ModelError(f"golden check: output {name!r} is {shape}, expected float32 {(examples, width)}")
-
-
-def difference(name: str, found: NDArray[np.generic] | None, right: NDArray[np.generic]) -> float:
-    """The largest absolute difference; infinite where only one is NaN. Raises ModelError on another shape."""
-    if found is None or found.shape != right.shape:
-        shape = "nothing" if found is None else f"shape {found.shape}"
-        raise ModelError(f"golden check: output {name!r} is {shape}, expected shape {right.shape}")
-    a, b = found.astype(np.float64), right.astype(np.float64)
-    apart = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))
-    return float(np.nan_to_num(apart, nan=np.inf, posinf=np.inf).max(initial=0.0))

@@ -1,6 +1,7 @@
 """A device's folder with one small network installed, as enrolment and an update leave it; for benchmarks."""
 
 import os
+import time
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -16,9 +17,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from skerry_edge.config import Folders
 from skerry_edge.update.slots import Slots
-from skerry_shared import bundle, identity, signing, sketch
+from skerry_shared import bundle, identity, signing, sketch, wire
 from skerry_shared.bundle import Golden
-from skerry_shared.release import ANY, Lineage, Manifest, Measured, Target, TensorSpec
+from skerry_shared.release import ANY, Assignment, Lineage, Manifest, Measured, Target, TensorSpec
 from skerry_shared.sealing import IngestKey
 
 INPUT, SIZE, CLASSES = "image", 28, 10
@@ -28,27 +29,39 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Device:
-    """An enrolled folder that serves release 1."""
+    """An enrolled folder that serves release 1, and who speaks for its cloud."""
 
     folders: Folders
-    manifest: Manifest
-    model: Path
+    authority: identity.Authority
+    director: Ed25519PrivateKey
+
+    @property
+    def model(self) -> Path:
+        """The model file of release 1."""
+        return self.folders.slots / "a" / "model.onnx"
+
+    def assignment(self, release: int) -> bytes:
+        """Put a release into the spare slot, as if it were fetched; the signed word to install it."""
+        data, manifest = make_bundle(release)
+        sha256, path = bundle.digest(data), f"bench/{release}/generic-x86-64.bundle"
+        Slots(self.folders.slots, self.folders.active).fill(data, sha256)
+        issued = int(time.time())
+        assignment = Assignment(
+            fleet="bench", device="bench", counter=release, issued=issued, expires=issued + 3600, rollout=release,
+            workload="bench", release=release, path=path, sha256=sha256, length=len(data), target=manifest.target,
+        )  # fmt: skip
+        return wire.encode(signing.sign(assignment, self.director))
 
 
-def make(folder: Path, settings: str = "") -> Device:
+def make(folder: Path, settings: str = "", authority: identity.Authority | None = None) -> Device:
     """Enrol and install. ``settings``: further lines of agent.toml."""
-    folders = Folders(folder)
-    _enrol(folders, settings)
-    manifest = install(folders, release=1)
-    return Device(folders, manifest, folders.slots / "a" / manifest.model_file)
-
-
-def install(folders: Folders, release: int) -> Manifest:
-    """Unpack a bundle of another release of the network into the spare slot and let it serve."""
-    data, manifest = make_bundle(release)
-    slots, sha256 = Slots(folders.slots, folders.active), bundle.digest(data)
-    slots.switch(slots.fill(data, sha256), manifest.workload, release, sha256)
-    return manifest
+    authority = authority or identity.Authority.new("bench", now())
+    made = Device(Folders(folder), authority, Ed25519PrivateKey.generate())
+    _enrol(made, settings)
+    data, manifest = make_bundle(1)
+    slots, sha256 = Slots(made.folders.slots, made.folders.active), bundle.digest(data)
+    slots.switch(slots.fill(data, sha256), manifest.workload, manifest.release, sha256)
+    return made
 
 
 def make_bundle(release: int) -> tuple[bytes, Manifest]:
@@ -67,6 +80,11 @@ def make_bundle(release: int) -> tuple[bytes, Manifest]:
         tolerance=1e-4, model_file="model.onnx",
     )  # fmt: skip
     return bundle.pack(manifest, model, Golden(inputs, {"scores": scores, "monitors": monitors})), manifest
+
+
+def now() -> datetime:
+    """Of certificates."""
+    return datetime.now(timezone.utc)
 
 
 def images(count: int, seed: int = 0) -> Array:
@@ -113,18 +131,21 @@ def _model(nodes: list[Any], constants: dict[str, Array]) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def _enrol(folders: Folders, settings: str) -> None:
+def _enrol(device: Device, settings: str) -> None:
+    folders, authority = device.folders, device.authority
     for path in (folders.identity, folders.state, folders.slots):
         path.mkdir(parents=True)
-    now = datetime.now(timezone.utc)
-    authority, key = identity.Authority.new("bench", now), identity.new_key()
-    folders.certificate.write_bytes(authority.sign_request(identity.request("bench", key), "bench", now, 30))
+    key = identity.new_key()
+    folders.certificate.write_bytes(authority.sign_request(identity.request("bench", key), "bench", now(), 30))
     folders.key.write_bytes(identity.private_pem(key))
     folders.key.chmod(0o600)
     folders.authority.write_bytes(authority.certificate.public_bytes(serialization.Encoding.PEM))
-    folders.director.write_bytes(signing.public_pem(Ed25519PrivateKey.generate().public_key()))
+    folders.director.write_bytes(signing.public_pem(device.director.public_key()))
     folders.ingest.write_bytes(IngestKey.new().public_bytes())
+    folders.trust_root.write_bytes(b"{}")
+    where = "" if "gateway" in settings else 'gateway = "127.0.0.1:9"\n'
     folders.config.write_text(
-        'fleet = "bench"\ndevice = "bench"\nprofile = "generic-x86-64"\n'
-        'repository = "https://127.0.0.1:9/tuf"\ngateway = "127.0.0.1:9"\n' + settings
+        'fleet = "bench"\ndevice = "bench"\nprofile = "generic-x86-64"\nrepository = "https://127.0.0.1:9/tuf"\n'
+        + where
+        + settings
     )

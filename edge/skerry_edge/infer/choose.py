@@ -1,0 +1,62 @@
+"""Which provider a model runs on, decided from what was measured on this device. Pure.
+
+The fastest that answers the golden inputs rightly. Where a configured accelerator does not, and the CPU must do, that
+is a *fall-back*: it is told, and the device is not as it should be until somebody has looked at it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from skerry_shared.errors import ModelError
+from skerry_shared.ports.runtime import CPU
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one provider did with the golden inputs. Times in milliseconds."""
+
+    provider: str
+    fault: str = ""  # why it cannot be used; empty: it can
+    max_diff: float = 0.0  # from the golden outputs
+    p50_ms: float = 0.0  # of one example
+    load_ms: float = 0.0
+    batch: int = 1  # examples that are worth running together
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a model runs on."""
+
+    provider: str
+    batch: int
+    reason: str
+    fallback_from: str = ""  # the accelerator that should have done it
+
+
+def choose(findings: Sequence[Finding]) -> Choice:
+    """The choice; findings in the order of preference. Raises ModelError, with each one's fault, if none will do."""
+    usable = [finding for finding in findings if not finding.fault]
+    if not usable:
+        raise ModelError("; ".join(f"{finding.provider}: {finding.fault}" for finding in findings) or "no provider")
+    best = min(usable, key=lambda finding: finding.p50_ms)
+    broken = [finding for finding in findings if finding.fault and finding.provider != CPU]
+    if best.provider == CPU and broken and all(finding.provider == CPU for finding in usable):
+        return Choice(CPU, best.batch, f"{broken[0].provider}: {broken[0].fault}", broken[0].provider)
+    others = "".join(f", {one.provider} {one.p50_ms:.3g} ms" for one in usable if one is not best)
+    faults = "".join(f"; {one.provider}: {one.fault}" for one in findings if one.fault)
+    return Choice(best.provider, best.batch, f"{best.provider} {best.p50_ms:.3g} ms{others}{faults}")
+
+
+def batch_limit(each_ms: Sequence[tuple[int, float]], gain: float = 0.9) -> int:
+    """The most examples that are worth a shared run. ``each_ms``: batch size, ms an example; sizes rising from 1.
+
+    Stops at the first size that does not take at most ``gain`` of the time an example of the one before: a larger batch
+    answers its first example later, and must be worth that.
+    """
+    best = 1
+    for (_, before), (size, each) in pairwise(each_ms):
+        if each > gain * before:
+            break
+        best = size
+    return best
