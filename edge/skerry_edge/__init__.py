@@ -4,13 +4,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from skerry_edge.client import Client
+    from skerry_edge.client import AsyncClient, Client
     from skerry_edge.infer.engine import Prediction
     from skerry_edge.serve.socket_client import Answer, SocketClient
 
-__all__ = ["Answer", "Client", "Prediction", "SocketClient"]
+__all__ = ["Answer", "AsyncClient", "Client", "Prediction", "SocketClient"]
 
 PLACES = {
+    "AsyncClient": "skerry_edge.client",
     "Client": "skerry_edge.client",
     "Prediction": "skerry_edge.infer.engine",
     "Answer": "skerry_edge.serve.socket_client",

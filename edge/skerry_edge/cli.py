@@ -70,6 +70,17 @@ def _doctor(options: argparse.Namespace) -> int:
     return 0 if all(finding.ok for finding in findings) else 1
 
 
+def _infer(options: argparse.Namespace) -> int:
+    from skerry_edge.client import answer_all
+    from skerry_edge.config import Folders
+
+    given, out = options.batch
+    show = lambda done: print(f"\r{done} answered", end="", file=sys.stderr, flush=True)  # noqa: E731
+    count = answer_all(Folders(options.folder), given, out, show, options.size)
+    print(f"\n{count} answers in {out}", file=sys.stderr)
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="skerry-agent",
@@ -83,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     run.description = (
         "Takes in updates, serves the Open Inference Protocol on 127.0.0.1 and DIR/run/agent.sock, reports."
     )
+    _add_infer(commands)
     for name, command, text in (
         ("status", _status, "what is installed and what happened last; works offline and without the daemon"),
         ("doctor", _doctor, "check this machine: profile, model, certificate, clock, disk, cloud; 1 if one fails"),
@@ -100,6 +112,17 @@ def _add_enroll(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     enroll.add_argument("--token", required=True, help="what `skerry device add NAME` printed; works once")
     enroll.add_argument("--name", required=True, help="the name that the token was made for")
     enroll.add_argument("--profile", default="", help="must be the announced one; default: that one")
+
+
+def _add_infer(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    example = "skerry-agent infer --batch ./pictures ./answers ./pump-7"
+    text = "answer many inputs with the device's model; goes on where an interrupted run was"
+    infer = _command(commands, "infer", _infer, text, example)
+    infer.add_argument(
+        "--batch", required=True, nargs=2, type=Path, metavar=("IN", "OUT"),
+        help="IN: a folder of .npy files, one example each, or an Arrow IPC file; OUT: a folder for .npz files",
+    )  # fmt: skip
+    infer.add_argument("--size", type=int, default=32, help="examples a run and a file, default 32")
 
 
 def _command(

@@ -4,13 +4,16 @@ The client loads the model that the agent made active, follows the agent when it
 through the agent's socket; nothing it does can change what is installed.
 """
 
+import asyncio
 import logging
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
 from skerry_edge.config import AgentConfig, Folders, load
+from skerry_edge.infer import batch
 from skerry_edge.infer.engine import Active, Engine, Prediction
 from skerry_edge.infer.engines import Engines
 from skerry_edge.infer.models import Loader, Settings
@@ -18,7 +21,7 @@ from skerry_edge.observe.recorder import Recorder
 from skerry_edge.serve.local import Reporter
 from skerry_edge.update.slots import Pointer, Slots
 from skerry_shared import bundle
-from skerry_shared.errors import ModelError, StateError
+from skerry_shared.errors import ConfigError, ModelError, StateError
 from skerry_shared.ports.runtime import Tensors
 
 log = logging.getLogger(__name__)
@@ -121,6 +124,53 @@ class Client:
         recorder = Recorder(manifest, sink, config.window_s, config.sample_rate, time.time)
         self._engine.swap(Active(manifest, model, recorder.observe))
         return recorder
+
+
+class AsyncClient:
+    """``Client`` for asyncio: predictions run in threads, so that the loop goes on meanwhile. ``async with`` it."""
+
+    def __init__(self, path: str | Path, threads: int = 4) -> None:
+        """``threads``: predictions at a time; further ones wait in order. Else as ``Client``."""
+        self._client = Client(path)
+        self._threads = ThreadPoolExecutor(threads, "skerry-predict")
+
+    async def predict(self, inputs: Tensors) -> Prediction:
+        """As ``Client.predict``. Cancelling it forgets the answer; it does not stop a prediction that has begun."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._client.predict, inputs)
+
+    def feedback(self, prediction_id: str, label: str) -> None:
+        """As ``Client.feedback``; does not wait."""
+        self._client.feedback(prediction_id, label)
+
+    async def close(self) -> None:
+        """Let what runs end, hand over what was recorded, and stop."""
+        await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
+        await asyncio.to_thread(self._client.close)
+
+    async def __aenter__(self) -> "AsyncClient":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+def answer_all(folders: Folders, given: Path, out: Path, progress: batch.Progress, size: int) -> int:
+    """Answer all that lies in ``given`` with the device's active model; see ``infer.batch``. The number of answers.
+
+    Raises ConfigError, StateError, InputError or ModelError.
+    """
+    if size < 1:
+        raise ConfigError("size: needs 1 or more")
+    config, slots = load(folders), Slots(folders.slots, folders.active)
+    active = slots.active()
+    if active is None:
+        raise StateError("no model is installed yet")
+    unpacked = bundle.load(slots.path(active.slot))
+    model = Loader(Engines(folders.engines), Settings(config.providers, config.threads)).known(unpacked)
+    manifest = unpacked.manifest
+    return batch.answer(batch.source(given, manifest), model, manifest, out, progress, size)
 
 
 def _folders(path: Path) -> Folders:

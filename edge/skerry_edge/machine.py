@@ -4,14 +4,14 @@ import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
-from skerry_edge.infer.measure import GROUP
-from skerry_shared import __version__, plugins
+from skerry_edge.infer.models import usable_runtimes
+from skerry_shared import __version__
 
 
 def this_machine() -> tuple[str, tuple[str, ...], int]:
-    """Architecture as `uname -m` says, names of the installed runtimes, bytes of memory."""
+    """Architecture as `uname -m` says, names of the runtimes that work, bytes of memory."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return platform.machine(), plugins.names(GROUP), memory
+    return platform.machine(), usable_runtimes(), memory
 
 
 def versions() -> str:

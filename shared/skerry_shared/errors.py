@@ -13,9 +13,9 @@ SkerryError
 ├── UnfitError          the operator: verified, but not for this device
 ├── ModelError          the model's owner: cannot be loaded, or does not answer as it must
 ├── InputError          the application: wrong tensor name, dtype or shape
-├── OverloadError       the application: asks more than this device can answer; ask less, or later
-├── DeadlineError       the application: no answer within the time that it gave
 ├── LinkError           nobody, wait: the other side cannot be reached now
+├── OverloadError       the caller: ask less, or again later; the request was not begun
+├── DeadlineError       the caller: its own deadline passed before there was an answer
 └── GateError           the model's owner: a candidate did not pass
 """
 
@@ -72,16 +72,16 @@ class InputError(SkerryError):
     """A tensor of a request has the wrong name, dtype, shape or size."""
 
 
+class LinkError(SkerryError):
+    """The other side cannot be reached now; trying again later is right."""
+
+
 class OverloadError(SkerryError):
-    """More requests wait than may. This one was not begun; asking again later is right."""
+    """Too much waits already; the request was refused at once and may be sent again later."""
 
 
 class DeadlineError(SkerryError):
-    """The time that the caller gave is over."""
-
-
-class LinkError(SkerryError):
-    """The other side cannot be reached now; trying again later is right."""
+    """The request's deadline passed before it was answered."""
 
 
 class GateError(SkerryError):

@@ -173,17 +173,25 @@ def agent(folder: Path) -> Iterator[tuple[Device, "subprocess.Popen[bytes]", Gat
         "[health]\nproving_answers = 20\n"
     )
     served = device.make(folder, settings, authority)
-    start = time.monotonic()
-    command = [sys.executable, "-m", "skerry_edge.cli", "run", str(folder)]
-    with (folder / "log").open("wb") as log:
+    with _process(served):
+        pass  # the first start also tries the model in a child process; a device is started more often than that
+    with _process(served) as (process, first_s):
+        yield served, process, gateway, first_s
+    gateway.close()
+
+
+@contextmanager
+def _process(served: Device) -> Iterator[tuple["subprocess.Popen[bytes]", float]]:
+    folder, start = served.folders.root, time.monotonic()
+    with (folder / "log").open("ab") as log:
+        command = [sys.executable, "-m", "skerry_edge.cli", "run", str(folder)]
         process = subprocess.Popen(command, stdout=log, stderr=log, **on(SERVER))
     try:
         _first_answer(served)
-        yield served, process, gateway, time.monotonic() - start
+        yield process, time.monotonic() - start
     finally:
         process.terminate()
         process.wait(20)
-        gateway.close()
 
 
 def _first_answer(served: Device) -> None:

@@ -1,5 +1,6 @@
 """The daemon as a process, offline: serves, records, takes reports, and stops without losing what it saw."""
 
+import asyncio
 import json
 import os
 import queue
@@ -20,7 +21,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from skerry_edge import Client, status
+from skerry_edge import AsyncClient, Client, cli, status
 from skerry_edge.config import Folders, Health
 from skerry_edge.infer.models import load_model
 from skerry_edge.observe.arrow import decode
@@ -255,6 +256,29 @@ def test_a_client_works_while_the_agent_is_away_and_follows_a_switch(
         with pytest.raises(InputError, match="'image'"):
             client.predict({"image": pictures(1).astype(np.float32)})
     assert client.dropped > 0
+
+
+def test_predictions_beside_an_event_loop(machine: Machine, pictures: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("skerry_edge.serve.local.CLOSE_S", 0.1)
+
+    async def ask() -> list[Any]:
+        async with AsyncClient(machine.folders.root) as client:
+            with pytest.raises(InputError):
+                await client.predict({})
+            return await asyncio.gather(*(client.predict({"image": pictures(1, seed=i)}) for i in range(20)))
+
+    answers = asyncio.run(ask())
+    assert len({answer.prediction_id for answer in answers}) == 20
+
+
+def test_answers_in_bulk(machine: Machine, pictures: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given, out = tmp_path / "in", tmp_path / "out"
+    given.mkdir()
+    for i, picture in enumerate(pictures(5)):
+        np.save(given / f"{i}.npy", picture)
+    assert cli.main(["infer", "--batch", str(given), str(out), "--size", "2", str(machine.folders.root)]) == 0
+    assert "5 answers in" in capsys.readouterr().err
+    assert [len(np.load(part)["scores"]) for part in sorted(out.glob("*.npz"))] == [2, 2, 1]
 
 
 def test_a_client_without_a_model(tmp_path: Path, director: Ed25519PrivateKey, pictures: Any) -> None:

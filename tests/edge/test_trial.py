@@ -12,7 +12,7 @@ from skerry_edge.infer import engines, trial
 from skerry_edge.infer.choose import Finding
 from skerry_edge.infer.engines import Engines, Key
 from skerry_edge.infer.measure import Job
-from skerry_edge.infer.models import Chosen, Loader, Settings
+from skerry_edge.infer.models import Chosen, Loader, Settings, usable_runtimes
 from skerry_edge.infer.trial import try_out
 from skerry_shared import bundle
 from skerry_shared.bundle import Bundle, Golden
@@ -209,3 +209,9 @@ def test_golden_outputs_decide(release: Release, tmp_path: Path) -> None:
     spoilt = Golden(unpacked.golden.inputs, {"scores": unpacked.golden.outputs["scores"] + 1})
     wrong = bundle.unpack(bundle.pack(manifest, unpacked.model.read_bytes(), spoilt), tmp_path / "wrong")
     assert "golden check" in attempt(wrong, "cpu").fault
+
+
+def test_a_runtime_whose_package_is_missing_is_not_usable(evil: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "evil" in usable_runtimes() and "onnxruntime" in usable_runtimes()
+    monkeypatch.setattr("skerry_edge.adapters.runtime_litert.MODULES", ("no_such_module",))
+    assert "litert" not in usable_runtimes()

@@ -7,7 +7,6 @@ name, and never the model's. What was found right once is recognised by its name
 
 import os
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import getrandbits  # reseeded by a fork, unlike a counter
@@ -17,11 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skerry_edge.infer.scheduler import Lane, Limits, Load
-from skerry_shared.errors import DeadlineError, InputError, ModelError, NotFoundError, StateError
+from skerry_shared.errors import InputError, ModelError, NotFoundError, StateError
 from skerry_shared.ports.runtime import Model, Tensors
 from skerry_shared.release import ANY, Manifest, TensorSpec
 
-Observe = Callable[[Sequence[str], Tensors, Tensors], None]  # (prediction ids, inputs, outputs); quick, thread-safe
+# (prediction ids, inputs, outputs); quick, thread-safe. Inputs may lie in memory that changes after the call: copy what
+# is kept. Outputs are the application's to change.
+Observe = Callable[[Sequence[str], Tensors, Tensors], None]
 
 ID_BITS = 96  # of a prediction id: unique, not secret
 FORMS = 64  # kinds of request that are recognised; beyond it each is checked anew
@@ -107,18 +108,16 @@ class Engine:
                 raise StateError(f"model {name!r}: is the one that was assigned; an assignment replaces it")
             self._served = {other: served for other, served in self._served.items() if other != name}
 
-    def predict(
-        self, inputs: Tensors, model: str = "", timeout_s: float | None = None, priority: int = 0
-    ) -> Prediction:
+    def predict(self, inputs: Tensors, deadline: float | None = None, model: str = "", priority: int = 0) -> Prediction:
         """Answer a batch by the named model, or the default. A request of a higher priority goes first.
 
         Raises StateError without a model, NotFoundError, InputError on wrong tensors, ModelError if the model fails,
-        OverloadError, and DeadlineError if it could not begin within ``timeout_s`` seconds.
+        OverloadError, and DeadlineError if it could not begin before ``deadline``, of the monotonic clock.
         """
         served = self._find(model) if model else self._default  # read once: a swap must not come in between
         if served is None:
             raise StateError("no model is installed yet")
-        return served.predict(inputs, timeout_s, priority)
+        return served.predict(inputs, deadline, priority)
 
     def _find(self, name: str) -> "_Served":
         try:
@@ -135,12 +134,12 @@ class _Served:
         self.active, self.lane = active, Lane(active.model, active.limits)
         self._examples: dict[object, int] = {}  # of requests that were found right, by their form
 
-    def predict(self, inputs: Tensors, timeout_s: float | None, priority: int) -> Prediction:
+    def predict(self, inputs: Tensors, deadline: float | None, priority: int) -> Prediction:
         active = self.active
         form = tuple([(name, array.dtype, array.shape) for name, array in inputs.items()])
         examples = self._examples.get(form) or self._check(form, inputs)
         try:
-            outputs = self.lane.run(inputs, examples, _deadline(timeout_s), priority)
+            outputs = self.lane.run(inputs, examples, deadline, priority)
         except ModelError:
             active.failed()
             raise
@@ -154,14 +153,6 @@ class _Served:
         if len(self._examples) < FORMS:
             self._examples[form] = examples
         return examples
-
-
-def _deadline(timeout_s: float | None) -> float | None:
-    if timeout_s is None:
-        return None
-    if timeout_s <= 0:
-        raise DeadlineError("the deadline passed before the request arrived")
-    return time.monotonic() + timeout_s
 
 
 def example_ids(prediction_id: str, examples: int) -> tuple[str, ...]:

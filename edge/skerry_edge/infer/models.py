@@ -42,6 +42,19 @@ def load_model(bundle: Bundle, threads: int, provider: str = CPU, cache: Path | 
     return _runtime(bundle).load(bundle.model, threads, provider, cache)
 
 
+def usable_runtimes() -> tuple[str, ...]:
+    """Names of the runtimes that are registered and whose packages are here."""
+    return tuple(name for name in plugins.names(GROUP) if _usable(name))
+
+
+def _usable(name: str) -> bool:
+    try:
+        plugins.load(GROUP, name)().version()
+    except (UsageError, ModelError):
+        return False
+    return True
+
+
 class Loader:
     """Loads models for the agent. One thread at a time."""
 

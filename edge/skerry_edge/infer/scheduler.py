@@ -55,6 +55,9 @@ class Lane:
 
         Raises ModelError, OverloadError, or DeadlineError if it could not begin in time.
         """
+        if deadline is not None and deadline <= self._clock():
+            self.load.expired += 1
+            raise DeadlineError("the deadline passed before the request arrived")
         if self._queue or not self._take_permit():
             return self._wait(_Waiter(inputs, examples, deadline, priority))
         try:

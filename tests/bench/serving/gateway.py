@@ -17,9 +17,10 @@ class Gateway:
     """Serves from construction until ``close``."""
 
     def __init__(self, authority: identity.Authority) -> None:
-        self._downs: queue.SimpleQueue[pb.Down | None] = queue.SimpleQueue()
+        self._links: list[queue.SimpleQueue[pb.Down | None]] = []
+        self._desired: pb.Down | None = None
         handler = grpc.stream_stream_rpc_method_handler(self._link, pb.Up.FromString, pb.Down.SerializeToString)
-        self._server = grpc.server(ThreadPoolExecutor(2))
+        self._server = grpc.server(ThreadPoolExecutor(8))
         service = grpc.method_handlers_generic_handler("skerry.v1.Gateway", {"Link": handler})
         self._server.add_generic_rpc_handlers([service])
         key = identity.new_key()
@@ -30,12 +31,20 @@ class Gateway:
         self._server.start()
 
     def assign(self, assignment: bytes) -> None:
-        self._downs.put(pb.Down(desired=assignment))
+        self._desired = pb.Down(desired=assignment)
+        for downs in self._links:
+            downs.put(self._desired)
 
     def close(self) -> None:
-        self._downs.put(None)
+        for downs in self._links:
+            downs.put(None)
         self._server.stop(0).wait()
 
     def _link(self, _: Any, context: grpc.ServicerContext) -> Iterator[pb.Down]:
         context.send_initial_metadata(())
-        return iter(self._downs.get, None)
+        downs: queue.SimpleQueue[pb.Down | None] = queue.SimpleQueue()
+        context.add_callback(lambda: downs.put(None))
+        self._links.append(downs)
+        if self._desired:
+            downs.put(self._desired)
+        return iter(downs.get, None)
