@@ -6,6 +6,7 @@ uplink ── assignments ──▶ update ── the proven model ──▶ eng
 """
 
 import asyncio
+import ctypes
 import logging
 import os
 import signal
@@ -16,7 +17,6 @@ from pathlib import Path
 
 import grpc
 
-from skerry_edge.adapters.repository_tuf import Repository
 from skerry_edge.config import AgentConfig, Folders, load
 from skerry_edge.infer.choose import Choice
 from skerry_edge.infer.engine import Active, Engine
@@ -48,6 +48,7 @@ from skerry_shared.signing import load_public
 
 log = logging.getLogger(__name__)
 
+M_ARENA_MAX = -8  # of malloc.h
 TICK_S = 1.0  # how late a window or a sample may be
 GRACE_S = 2.0  # that requests in flight get at the end
 CONCURRENT = os.cpu_count() or 1  # runs of one model at a time; each has the configured number of threads
@@ -107,7 +108,7 @@ class Agent:
         return World(
             device=_device(config),
             director=load_public(folders.director.read_bytes()),
-            repository=Repository(config.repository, folders.authority, folders.trust_root, folders.tuf, time.time),
+            repository=_Repository(folders, config),
             load=self._load,
             serve=self._activate,
             report=self._report,
@@ -191,6 +192,7 @@ async def run(folder: Path) -> None:
     """Run the agent of ``folder``. Raises ConfigError, or StateError if one runs already."""
     folders = Folders(folder)
     config = load(folders)
+    _share_heaps()
     folders.run.mkdir(mode=0o700, exist_ok=True)
     with locked(folders.lock, "an agent"):
         folders.port.unlink(missing_ok=True)  # of an agent that was killed
@@ -199,10 +201,30 @@ async def run(folder: Path) -> None:
         await Agent(folders, config).run()
 
 
+class _Repository:
+    """The repository, loaded when something is fetched: TUF and HTTPS are of no use to an agent that only serves."""
+
+    def __init__(self, folders: Folders, config: AgentConfig) -> None:
+        self._folders, self._url = folders, config.repository
+
+    def fetch(self, path: str, sha256: str, length: int) -> bytes:
+        from skerry_edge.adapters.repository_tuf import Repository
+
+        folders = self._folders
+        repository = Repository(self._url, folders.authority, folders.trust_root, folders.tuf, time.time)
+        return repository.fetch(path, sha256, length)
+
+
 def _limits(model: Model) -> Limits:
     """What was measured of the model says whether runs are worth sharing."""
     choice = model.choice if isinstance(model, Chosen) else Choice("cpu", 1, "not measured")
     return Limits(threads=CONCURRENT, waiting=WAITING, batch=choice.batch)
+
+
+def _share_heaps() -> None:
+    """Let threads share two heaps: glibc would give each its own, which costs several MB and gains nothing."""
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):  # musl has none, and needs none
+        mallopt(M_ARENA_MAX, 2)
 
 
 def _device(config: AgentConfig) -> Device:

@@ -28,11 +28,11 @@ def test_nothing_on_a_device_loads_what_is_not_installed_there(module: str) -> N
 
 
 def test_public_names() -> None:
-    assert skerry_edge.__all__ == ["Client", "Prediction"]
+    assert skerry_edge.__all__ == ["Answer", "AsyncClient", "Client", "Prediction", "SocketClient"]
     assert all(hasattr(skerry_edge, name) for name in skerry_edge.__all__)
 
 
-@pytest.mark.parametrize("command", ["enroll", "run", "status", "doctor"])
+@pytest.mark.parametrize("command", ["enroll", "run", "status", "doctor", "infer"])
 def test_help_has_an_example_that_parses(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main([command, "--help"])

@@ -213,5 +213,5 @@ def test_golden_outputs_decide(release: Release, tmp_path: Path) -> None:
 
 def test_a_runtime_whose_package_is_missing_is_not_usable(evil: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "evil" in usable_runtimes() and "onnxruntime" in usable_runtimes()
-    monkeypatch.setattr("skerry_edge.adapters.runtime_litert.MODULES", ("no_such_module",))
+    monkeypatch.setattr("skerry_edge.adapters.runtime_litert.MODULES", {"no-such-package": "no_such_module"})
     assert "litert" not in usable_runtimes()

@@ -7,9 +7,9 @@ Where the file has a signature its names are the tensors' names, else those in t
 import importlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ import numpy as np
 from skerry_shared.errors import ModelError
 from skerry_shared.ports.runtime import CPU, Tensors
 
-MODULES = ("ai_edge_litert.interpreter", "tflite_runtime.interpreter")
+MODULES = {"ai-edge-litert": "ai_edge_litert.interpreter", "tflite-runtime": "tflite_runtime.interpreter"}
+NEEDED = "runtime 'litert' needs ai-edge-litert (pip install 'skerry[tflite]')"
 ERRORS = (ValueError, RuntimeError, TypeError, OSError, SystemError)  # SystemError: tflite_runtime beside numpy 2
 SHAPES = 4  # that an interpreter is kept for; it holds the activations, and its own packed copy of the weights
 
@@ -77,8 +78,10 @@ class LiteRt:
 
     def version(self) -> str:
         """Of the package that is used. Raises ModelError if there is none."""
-        module = _interpreter().__module__.partition(".")[0].replace("_", "-")
-        return f"{module} {version(module)}"
+        for package in MODULES:  # asked for without importing it, which costs 15 MB
+            with suppress(PackageNotFoundError):
+                return f"{package} {version(package)}"
+        raise ModelError(NEEDED)
 
     def load(self, model: Path, threads: int, provider: str = CPU, cache: Path | None = None) -> LiteRtModel:  # noqa: ARG002
         """Raises ModelError if the file cannot be loaded."""
@@ -91,13 +94,13 @@ class LiteRt:
 
 
 def _interpreter() -> Callable[..., Any]:
-    for module in MODULES:
+    for module in MODULES.values():
         try:
             found: Callable[..., Any] = importlib.import_module(module).Interpreter
         except ImportError:
             continue
         return found
-    raise ModelError("runtime 'litert' needs ai-edge-litert (pip install 'skerry[tflite]')")
+    raise ModelError(NEEDED)
 
 
 def _tensors(interpreter: Any) -> tuple[Indices, Indices]:
