@@ -24,7 +24,6 @@ from skerry_shared.ports.runtime import CPU, Model, Runtime, Tensors
 from skerry_shared.release import ANY
 
 GROUP = "skerry.runtimes"
-NICE = 10  # live requests go first, but under full load it must come to an end all the same
 RUNS, RUNS_S = 200, 1.0  # how often the median is taken over, and seconds that this may take at most
 BATCHES = (1, 2, 4, 8, 16)
 BATCH_RUNS, BATCH_S = 20, 0.2  # of each size
@@ -76,7 +75,6 @@ def measure(job: Job) -> Finding:
 def _restrain(job: Job) -> None:
     libc = ctypes.CDLL(None)
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # the agent's end is this one's
-    os.nice(NICE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if job.provider == CPU:  # drivers of accelerators reserve address space by the gigabyte; there only ``trial`` looks
         limit = _memory("VmData") + job.memory_bytes
@@ -138,7 +136,3 @@ def _memory(field: str) -> int:
     """Bytes, as the kernel counts them."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith(field + ":"))
-
-
-if __name__ == "__main__":
-    main()

@@ -93,8 +93,9 @@ class Loader:
         return self._engines.finding(key) or self._try(bundle, provider, key)
 
     def _try(self, bundle: Bundle, provider: str, key: Key) -> Finding:
-        settings, cache = self._settings, self._engines.made(key)
-        job = Job(str(bundle.model.parent), provider, settings.threads, str(cache), settings.memory_bytes)
+        settings, cache = self._settings, self._engines.made(key).resolve()
+        folder = bundle.model.parent.resolve()  # the child has another working directory
+        job = Job(str(folder), provider, settings.threads, str(cache), settings.memory_bytes)
         finding = try_out(job, self._progress)
         if not finding.fault:
             self._engines.save(key, finding)
