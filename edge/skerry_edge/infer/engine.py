@@ -5,13 +5,14 @@ name, and never the model's.
 """
 
 import secrets
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from skerry_shared.errors import InputError, ModelError, StateError
+from skerry_shared.errors import DeadlineError, InputError, ModelError, StateError
 from skerry_shared.ports.runtime import Model, Tensors
 from skerry_shared.release import ANY, Manifest, TensorSpec
 
@@ -59,12 +60,17 @@ class Engine:
         """Let ``active`` serve from the next request on; None: nothing serves."""
         self._active = active
 
-    def predict(self, inputs: Tensors) -> Prediction:
-        """Answer a batch. Raises StateError without a model, InputError on wrong tensors, ModelError if it fails."""
+    def predict(self, inputs: Tensors, deadline: float | None = None) -> Prediction:
+        """Answer a batch, unless ``deadline`` (of the monotonic clock) has passed before the model would start.
+
+        Raises StateError without a model, InputError on wrong tensors, DeadlineError, ModelError if the model fails.
+        """
         active = self._active  # read once: a swap must not come between the parts of one request
         if active is None:
             raise StateError("no model is installed yet")
         examples = check(active.manifest.inputs, inputs)
+        if deadline is not None and time.monotonic() >= deadline:
+            raise DeadlineError("the deadline passed before the model could start")
         outputs = _run(active, inputs)
         prediction_id = secrets.token_hex(12)
         ids = example_ids(prediction_id, examples)
