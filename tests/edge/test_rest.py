@@ -48,7 +48,7 @@ def document(images: np.ndarray[Any, Any], **changes: Any) -> dict[str, Any]:
 
 
 def test_json_in_json_out(ask: Ask, tiny: bundle.Bundle) -> None:
-    images, right = tiny.golden.inputs["image"], np.asarray(tiny.golden.outputs["scores"])
+    images, right = tiny.golden.inputs["image"], np.asarray(tiny.golden.outputs["scores"], np.float32)
     status, reply, binary = ask("POST", INFER, document(images) | {"id": "mine"})
     assert (status, reply["id"], reply["model_name"], reply["model_version"], binary) == (200, "mine", "tiny", "5", b"")
     assert [(output["name"], output["datatype"], output["shape"]) for output in reply["outputs"]] == [
@@ -66,7 +66,7 @@ def test_nested_json_is_the_same(ask: Ask, tiny: bundle.Bundle) -> None:
 
 
 def test_binary_in_and_each_output_as_it_is_asked_for(ask: Ask, tiny: bundle.Bundle) -> None:
-    images, right = tiny.golden.inputs["image"], np.asarray(tiny.golden.outputs["scores"])
+    images, right = tiny.golden.inputs["image"], np.asarray(tiny.golden.outputs["scores"], np.float32)
     head = document(images, parameters={"binary_data_size": images.nbytes})
     del head["inputs"][0]["data"]
     head |= {

@@ -88,8 +88,8 @@ class Catalog:
         except SkerryError:
             statistics.failed(time.perf_counter_ns() - started)
             raise
-        spent = (was_read - started, has_run - was_read, time.perf_counter_ns() - has_run)
-        statistics.succeeded(len(prediction.ids), spent)
+        written = time.perf_counter_ns()
+        statistics.succeeded(len(prediction.ids), was_read - started, has_run - was_read, written - has_run)
         return reply
 
     def metadata(self, name: str, version: str = "") -> Document:
@@ -162,7 +162,11 @@ class Catalog:
         raise NotFoundError(f"model {asked}: not here; this device serves {here}")
 
     def _statistics_of(self, manifest: Manifest) -> Statistics:
-        found = self._statistics.setdefault((manifest.workload, manifest.release), Statistics())
+        key = (manifest.workload, manifest.release)
+        return self._statistics.get(key) or self._new_statistics(key)
+
+    def _new_statistics(self, key: tuple[str, int]) -> Statistics:
+        found = self._statistics.setdefault(key, Statistics())
         if len(self._statistics) > RELEASES:
             self._statistics.pop(next(iter(self._statistics)), None)
         return found

@@ -1,5 +1,6 @@
 """The protocol's datatypes ↔ numpy, and the checks of a tensor's head that both wires share."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from math import prod
 
@@ -26,6 +27,7 @@ NAMES: dict[str, str] = {
     "float64": "FP64",
 }  # numpy's name: the protocol's
 DTYPES: dict[str, "np.dtype[np.generic]"] = {name: np.dtype(dtype).newbyteorder("<") for dtype, name in NAMES.items()}
+DATATYPES = {np.dtype(dtype): name for dtype, name in NAMES.items()}  # a look-up by ``dtype.name`` takes 1.6 µs
 MAX_NAME = 256  # characters of a foreign name that an error repeats
 
 
@@ -65,9 +67,11 @@ def fitted(name: str, wide: Array, dtype: "np.dtype[np.generic]") -> Array:
     return array
 
 
-def little_endian(array: Array) -> Array:
-    """As the protocol wants raw contents."""
-    return array.astype(array.dtype.newbyteorder("<"), copy=False)
+def raw(array: Array) -> bytes:
+    """Little-endian contents in C order, as they travel."""
+    if sys.byteorder == "big":
+        array = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    return array.tobytes()
 
 
 def chosen(outputs: Tensors, wanted: Sequence[str]) -> Mapping[str, Array]:

@@ -39,10 +39,10 @@ def outputs_of(arrays: Mapping[str, Array], binary: Mapping[str, bool]) -> tuple
     documents, parts = [], []
     for name, array in arrays.items():
         document: Document = {
-            "name": name, "datatype": datatypes.NAMES[array.dtype.name], "shape": list(array.shape)
+            "name": name, "datatype": datatypes.DATATYPES[array.dtype], "shape": list(array.shape)
         }  # fmt: skip
         if binary[name]:
-            part = datatypes.little_endian(array).tobytes()
+            part = datatypes.raw(array)
             document["parameters"] = {"binary_data_size": len(part)}
             parts.append(part)
         else:

@@ -8,9 +8,26 @@ import time
 from typing import Any
 
 SIZES = 64  # batch sizes that get a row of their own; the totals count all of them
-
-Duration = dict[str, int]
 STEPS = ("compute_input", "compute_infer", "compute_output")
+
+
+class _Row:
+    """Requests, and the nanoseconds of each of their steps."""
+
+    __slots__ = ("count", "infer", "input", "output")
+
+    def __init__(self) -> None:
+        self.count = self.input = self.infer = self.output = 0
+
+    def add(self, read: int, run: int, write: int) -> None:
+        self.count += 1
+        self.input += read
+        self.infer += run
+        self.output += write
+
+    def document(self) -> dict[str, Any]:
+        spent = (self.input, self.infer, self.output)
+        return {name: _duration(self.count, ns) for name, ns in zip(STEPS, spent, strict=True)}
 
 
 class Statistics:
@@ -18,52 +35,45 @@ class Statistics:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._last_ms = self._examples = 0
-        self._totals = {name: _zero() for name in ("success", "fail", *STEPS)}
-        self._sizes: dict[int, dict[str, Duration]] = {}
+        self._last = self._examples = self._failures = self._failing = 0
+        self._total, self._sizes = _Row(), dict[int, _Row]()
 
-    def succeeded(self, examples: int, steps: tuple[int, int, int]) -> None:
-        """An answered request; ``steps`` are the times to read it, to run the model, and to write the reply."""
+    def succeeded(self, examples: int, read: int, run: int, write: int) -> None:
+        """An answered request, and the times to read it, to run the model, and to write the reply."""
         with self._lock:
-            self._last_ms = time.time_ns() // 1_000_000
+            self._last = time.time_ns()
             self._examples += examples
-            _add(self._totals["success"], sum(steps))
-            rows = [self._totals, self._row(examples)]
-            for row in rows:
-                for name, spent in zip(STEPS, steps, strict=True):
-                    _add(row[name], spent)
+            self._total.add(read, run, write)
+            if row := self._sizes.get(examples) or self._new_row(examples):
+                row.add(read, run, write)
 
     def failed(self, spent: int) -> None:
         """A request that got an error."""
         with self._lock:
-            self._last_ms = time.time_ns() // 1_000_000
-            _add(self._totals["fail"], spent)
+            self._last = time.time_ns()
+            self._failures += 1
+            self._failing += spent
 
     def document(self) -> dict[str, Any]:
         """The counts as $model_stat, without name and version."""
         with self._lock:
-            unused = {name: _zero() for name in ("queue", "cache_hit", "cache_miss")}
+            total = self._total
+            sums = {
+                "success": _duration(total.count, total.input + total.infer + total.output),
+                "fail": _duration(self._failures, self._failing),
+            }
+            unused = {name: _duration(0, 0) for name in ("queue", "cache_hit", "cache_miss")}
             return {
-                "last_inference": self._last_ms,
+                "last_inference": self._last // 1_000_000,
                 "inference_count": self._examples,
-                "execution_count": self._totals["success"]["count"],
-                "inference_stats": {name: dict(value) for name, value in (self._totals | unused).items()},
-                "batch_stats": [
-                    {"batch_size": size} | {name: dict(value) for name, value in row.items()}
-                    for size, row in sorted(self._sizes.items())
-                ],
+                "execution_count": total.count,
+                "inference_stats": sums | total.document() | unused,
+                "batch_stats": [{"batch_size": size} | row.document() for size, row in sorted(self._sizes.items())],
             }
 
-    def _row(self, examples: int) -> dict[str, Duration]:
-        if examples not in self._sizes and len(self._sizes) >= SIZES:
-            return {name: _zero() for name in STEPS}  # counted in the totals only
-        return self._sizes.setdefault(examples, {name: _zero() for name in STEPS})
+    def _new_row(self, examples: int) -> _Row | None:
+        return self._sizes.setdefault(examples, _Row()) if len(self._sizes) < SIZES else None
 
 
-def _zero() -> Duration:
-    return {"count": 0, "ns": 0}
-
-
-def _add(duration: Duration, spent: int) -> None:
-    duration["count"] += 1
-    duration["ns"] += spent
+def _duration(count: int, ns: int) -> dict[str, int]:
+    return {"count": count, "ns": ns}

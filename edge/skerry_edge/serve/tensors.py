@@ -44,18 +44,18 @@ def add_outputs(response: pb.ModelInferResponse, outputs: Tensors, wanted: Seque
     arrays = datatypes.chosen(outputs, wanted)
     raw = raw or any(array.dtype == np.float16 for array in arrays.values())  # travels raw only
     for name, array in arrays.items():
-        datatype = datatypes.NAMES[array.dtype.name]
+        datatype = datatypes.DATATYPES[array.dtype]
         tensor = response.outputs.add(name=name, datatype=datatype, shape=array.shape)
-        if raw:
-            response.raw_output_contents.append(datatypes.little_endian(array).tobytes())
-        else:
+        if not raw:
             getattr(tensor.contents, CONTENTS[datatype]).extend(array.ravel().tolist())
+    if raw:
+        response.raw_output_contents.extend([datatypes.raw(array) for array in arrays.values()])
 
 
 def _from_raw(tensor: pb.ModelInferRequest.InferInputTensor, raw: bytes) -> Array:
     if tensor.HasField("contents"):
         raise InputError(f"input {tensor.name!r}: has contents beside raw_input_contents")
-    return datatypes.from_raw(tensor.name, tensor.datatype, tensor.shape, raw)
+    return datatypes.from_raw(tensor.name, tensor.datatype, tuple(tensor.shape), raw)
 
 
 def _from_contents(tensor: pb.ModelInferRequest.InferInputTensor) -> Array:
