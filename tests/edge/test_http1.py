@@ -16,7 +16,9 @@ from skerry_shared.errors import ConfigError
 
 @pytest.fixture
 def server() -> Iterator[HttpServer]:
-    served = HttpServer("127.0.0.1", 0, lambda request: Reply(200, [request.method.encode(), b" ", bytes(request.body)]))
+    served = HttpServer(
+        "127.0.0.1", 0, lambda request: Reply(200, [request.method.encode(), b" ", bytes(request.body)])
+    )
     yield served
     served.stop(0)
 
