@@ -7,7 +7,6 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from google.protobuf import descriptor_pb2, descriptor_pool
 
 from skerry_edge.infer.engine import Engine
 from skerry_edge.serve import oip
@@ -148,15 +147,3 @@ def test_every_datatype_has_a_field_for_its_values_but_fp16() -> None:
     assert DTYPES.keys() - CONTENTS.keys() == {"FP16"}
     contents = pb.InferTensorContents()
     assert all(hasattr(contents, field) for field in CONTENTS.values())
-
-
-def test_another_package_named_inference_may_live_in_the_same_process() -> None:
-    """As tritonclient's and kserve's stubs do: the same message names in package ``inference``."""
-    stock = descriptor_pb2.FileDescriptorProto(name="grpc_service.proto", package="inference", syntax="proto3")
-    stock.message_type.extend(
-        [descriptor_pb2.DescriptorProto(name=name) for name in pb.DESCRIPTOR.message_types_by_name]
-    )
-    pool = descriptor_pool.Default()
-    pool.Add(stock)
-    assert pool.FindMessageTypeByName("inference.ModelInferRequest").file.name == "grpc_service.proto"
-    assert pb.ModelInferRequest.DESCRIPTOR.full_name == "skerry.v1.inference.ModelInferRequest"
