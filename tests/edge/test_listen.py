@@ -65,7 +65,7 @@ def fleet(tmp_path: Path) -> Fleet:
 
 @pytest.fixture
 def ports(engine: Engine, tiny: bundle.Bundle, fleet: Fleet) -> Iterator[tuple[int, int]]:
-    place, models = listen.Place("127.0.0.1", fleet.member("pump-7")), Catalog([engine])
+    place, models = listen.Place("127.0.0.1", fleet.member("pump-7")), Catalog(engine)
     server, port = listen.grpc_server(place, 0, oip.handlers(models))
     rest = listen.http_server(place, 0, models)
     yield port, rest.port
@@ -138,7 +138,7 @@ def test_more_calls_than_may_wait_are_shed(
     engine: Engine, tiny: bundle.Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listen, "WAITING", 0)
-    server, port = listen.grpc_server(listen.Place("127.0.0.1"), 0, oip.handlers(Catalog([engine])))
+    server, port = listen.grpc_server(listen.Place("127.0.0.1"), 0, oip.handlers(Catalog(engine)))
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         live: Any = channel.unary_unary("/inference.GRPCInferenceService/ServerLive")
         with pytest.raises(grpc.RpcError) as caught:

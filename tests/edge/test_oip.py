@@ -22,7 +22,7 @@ Call = Callable[..., Any]
 @pytest.fixture
 def call(engine: Engine) -> Iterator[Call]:
     server = grpc.server(ThreadPoolExecutor(2))
-    server.add_generic_rpc_handlers([oip.handlers(Catalog([engine]))])
+    server.add_generic_rpc_handlers([oip.handlers(Catalog(engine))])
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:

@@ -27,7 +27,7 @@ def serve(engine: Engine, tiny: bundle.Bundle) -> Iterator[Serve]:
     stops: list[Callable[[], object]] = []
 
     def start() -> Target:
-        place, models = listen.Place("127.0.0.1"), Catalog([engine])
+        place, models = listen.Place("127.0.0.1"), Catalog(engine)
         grpc_server, port = listen.grpc_server(place, 0, oip.handlers(models))
         http = listen.http_server(place, 0, models)
         stops.extend([lambda: grpc_server.stop(None).wait(), lambda: http.stop(0)])

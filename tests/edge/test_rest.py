@@ -4,6 +4,7 @@ import gzip
 import http.client
 import json
 import struct
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 
 from skerry_edge.infer.engine import Active, Engine
 from skerry_edge.serve import rest
-from skerry_edge.serve.catalog import Catalog
+from skerry_edge.serve.catalog import Catalog, policy_of
 from skerry_edge.serve.http1 import HttpServer
 from skerry_shared import bundle
 from skerry_shared.errors import ModelError, OverloadError
@@ -23,7 +24,7 @@ Ask = Callable[..., tuple[int, Any, bytes]]  # (method, path, body, **headers) â
 
 @pytest.fixture
 def ask(engine: Engine) -> Iterator[Ask]:
-    server = HttpServer("127.0.0.1", 0, rest.RestService(Catalog([engine])).respond)
+    server = HttpServer("127.0.0.1", 0, rest.RestService(Catalog(engine)).respond)
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
 
     def asked(method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any, bytes]:
@@ -168,7 +169,8 @@ WRONG: dict[str, tuple[Any, str]] = {
         {"inputs": [ZEROS], "outputs": [{"name": "scores", "parameters": {"binary_data": "yes"}}]},
         "'scores': 'binary_data' must be true or false",
     ),
-    "timeout": ({"inputs": [ZEROS], "parameters": {"timeout": "soon"}}, "'timeout': 'soon' is not a number"),
+    "priority": ({"inputs": [ZEROS], "parameters": {"priority": -1}}, "parameter 'priority': '-1' is not a number"),
+    "timeout": ({"inputs": [ZEROS], "parameters": {"timeout": "soon"}}, "parameter 'timeout': 'soon' is not a number"),
 }
 
 
@@ -235,3 +237,13 @@ def test_json_cannot_hold_what_is_no_number(ask: Ask, tiny: bundle.Bundle, engin
     status, _, binary = ask("POST", INFER, {"inputs": [ZEROS], "parameters": {"binary_data_output": True}})
     assert status == 200
     assert struct.unpack("<3f", binary)[2] == 0
+
+
+def test_how_a_request_is_scheduled() -> None:
+    assert policy_of(None, {}) == (None, 0)
+    assert policy_of(None, {"priority": 1}).priority > 0 > policy_of(None, {"priority": 3}).priority
+    now = time.monotonic()
+    for remaining, timeout, expected in ((5.0, 0, 5.0), (None, 2_000_000, 2.0), (5.0, 2_000_000, 2.0), (1.0, 9e6, 1.0)):
+        deadline = policy_of(remaining, {"timeout": int(timeout), "unknown": object()}).deadline
+        assert deadline is not None
+        assert now + expected <= deadline <= time.monotonic() + expected

@@ -45,7 +45,7 @@ class Stock:
 
 @pytest.fixture
 def ports(engine: Engine) -> Iterator[dict[str, int]]:
-    place, models = listen.Place("127.0.0.1"), Catalog([engine])
+    place, models = listen.Place("127.0.0.1"), Catalog(engine)
     server, port = listen.grpc_server(place, 0, oip.handlers(models))
     http = listen.http_server(place, 0, models)
     yield {"grpc": port, "http": http.port}

@@ -56,11 +56,16 @@ class Engine:
         active = self._active
         return active.manifest if active else None
 
+    def manifests(self) -> list[Manifest]:
+        """Of all models that serve."""
+        manifest = self.manifest
+        return [manifest] if manifest else []
+
     def swap(self, active: Active | None) -> None:
         """Let ``active`` serve from the next request on; None: nothing serves."""
         self._active = active
 
-    def predict(self, inputs: Tensors, deadline: float | None = None) -> Prediction:
+    def predict(self, inputs: Tensors, deadline: float | None = None, model: str = "", priority: int = 0) -> Prediction:  # noqa: ARG002 - there is one model, and no queue yet
         """Answer a batch, unless ``deadline`` (of the monotonic clock) has passed before the model would start.
 
         Raises StateError without a model, InputError on wrong tensors, DeadlineError, ModelError if the model fails.

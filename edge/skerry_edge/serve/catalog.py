@@ -6,8 +6,8 @@ shows them, loading the one that serves succeeds and changes nothing, and unload
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from skerry_edge.serve import datatypes
 from skerry_edge.serve.statistics import Statistics
@@ -16,8 +16,9 @@ from skerry_shared.errors import InputError, NotFoundError, SkerryError, StateEr
 from skerry_shared.ports.runtime import Tensors
 from skerry_shared.release import ANY, Manifest, TensorSpec
 
-EXTENSIONS = ("binary_tensor_data", "model_repository", "model_configuration", "statistics")
+EXTENSIONS = ("binary_tensor_data", "model_repository", "model_configuration", "schedule_policy", "statistics")
 MAX_BATCH = 1024  # examples in one request that the model configuration promises, where the batch is free
+DEFAULT_LEVEL = 2  # of priority
 RELEASES = 16  # whose statistics are kept; the oldest give way
 
 Document = dict[str, Any]
@@ -38,21 +39,31 @@ class Prediction(Protocol):
 
 
 class Engine(Protocol):
-    """What answers for one workload. ``deadline`` is of the monotonic clock.
+    """What answers. ``manifest`` is of the device's assignment, ``manifests`` are of all models that serve.
 
-    ``predict`` raises StateError, InputError, ModelError, OverloadError or DeadlineError.
+    ``predict`` raises SkerryError. ``deadline`` is of the monotonic clock; a higher ``priority`` goes first.
     """
 
     @property
     def manifest(self) -> Manifest | None: ...  # noqa: D102
-    def predict(self, inputs: Tensors, deadline: float | None = None) -> Prediction: ...  # noqa: D102
+    def manifests(self) -> Sequence[Manifest]: ...  # noqa: D102
+    def predict(  # noqa: D102
+        self, inputs: Tensors, deadline: float | None = None, model: str = "", priority: int = 0
+    ) -> Prediction: ...
+
+
+class Policy(NamedTuple):
+    """When a request must begin, by the monotonic clock, and what goes before it."""
+
+    deadline: float | None = None
+    priority: int = 0
 
 
 class Catalog:
-    """The models of this device; ``engines`` may grow and shrink meanwhile."""
+    """The models of this device, as both wires see them."""
 
-    def __init__(self, engines: Sequence[Engine]) -> None:
-        self._engines = engines
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
         self._statistics: dict[tuple[str, int], Statistics] = {}
 
     def server(self) -> Document:
@@ -61,28 +72,23 @@ class Catalog:
 
     @property
     def ready(self) -> bool:
-        """Whether every model serves, and there is one."""
-        return bool(self._engines) and all(engine.manifest is not None for engine in self._engines)
+        """Whether a model serves."""
+        return bool(self._engine.manifests())
 
     def serves(self, name: str, version: str = "") -> bool:
         """Whether this model, in this version if one is given, serves."""
-        return any(_is(manifest, name, version) for manifest in self._manifests())
+        return any(_is(manifest, name, version) for manifest in self._engine.manifests())
 
     def answer(
-        self,
-        name: str,
-        version: str,
-        read: Callable[[], Tensors],
-        write: Callable[[Prediction], T],
-        deadline: float | None,
+        self, name: str, version: str, read: Callable[[], Tensors], write: Callable[[Prediction], T], policy: Policy
     ) -> T:
         """Read the inputs, let the model answer, write the reply; counted. Raises SkerryError as each of them does."""
-        engine, manifest = self._find(name, version)
+        manifest = self._find(name, version)
         statistics, started = self._statistics_of(manifest), time.perf_counter_ns()
         try:
             inputs = read()
             was_read = time.perf_counter_ns()
-            prediction = engine.predict(inputs, deadline)
+            prediction = self._engine.predict(inputs, policy.deadline, name, policy.priority)
             has_run = time.perf_counter_ns()
             reply = write(prediction)
         except SkerryError:
@@ -94,7 +100,7 @@ class Catalog:
 
     def metadata(self, name: str, version: str = "") -> Document:
         """$metadata_model_response. Raises NotFoundError or StateError."""
-        manifest = self._find(name, version)[1]
+        manifest = self._find(name, version)
         return {
             "name": manifest.workload,
             "versions": [str(manifest.release)],
@@ -105,7 +111,7 @@ class Catalog:
 
     def config(self, name: str, version: str = "") -> Document:
         """The fields of ModelConfig that we fill. Raises NotFoundError or StateError."""
-        manifest = self._find(name, version)[1]
+        manifest = self._find(name, version)
         batched = all(spec.shape[:1] == (ANY,) for spec in (*manifest.inputs, *manifest.outputs))
         return {
             "name": manifest.workload,
@@ -120,7 +126,7 @@ class Catalog:
 
     def statistics(self, name: str = "", version: str = "") -> Document:
         """$stats_model_response, of all models if none is named. Raises NotFoundError or StateError."""
-        manifests = [self._find(name, version)[1]] if name else self._manifests()
+        manifests = [self._find(name, version)] if name else self._engine.manifests()
         return {
             "model_stats": [
                 {"name": manifest.workload, "version": str(manifest.release)} | self._statistics_of(manifest).document()
@@ -132,7 +138,7 @@ class Catalog:
         """$repository_index_response; a model that this device has serves."""
         return [
             {"name": manifest.workload, "version": str(manifest.release), "state": "READY", "reason": ""}
-            for manifest in self._manifests()
+            for manifest in self._engine.manifests()
         ]
 
     def load(self, name: str) -> None:
@@ -141,21 +147,20 @@ class Catalog:
 
     def unload(self, name: str) -> None:
         """Raises UsageError always, NotFoundError or StateError where there is no such model."""
-        manifest = self._find(name)[1]
+        manifest = self._find(name)
         raise UsageError(
             f"model {name!r}: not unloaded; release {manifest.release} is the fleet's assignment to this device, "
             "and an operator changes it with `skerry rollout`"
         )
 
-    def _manifests(self) -> Iterator[Manifest]:
-        return (manifest for engine in self._engines if (manifest := engine.manifest) is not None)
-
-    def _find(self, name: str, version: str = "") -> tuple[Engine, Manifest]:
-        for engine in self._engines:
-            manifest = engine.manifest
-            if manifest is not None and _is(manifest, name, version):
-                return engine, manifest
-        here = ", ".join(f"{manifest.workload!r} {manifest.release}" for manifest in self._manifests())
+    def _find(self, name: str, version: str = "") -> Manifest:
+        assigned = self._engine.manifest
+        if assigned is not None and _is(assigned, name, version):  # as a rule
+            return assigned
+        for manifest in self._engine.manifests():
+            if _is(manifest, name, version):
+                return manifest
+        here = ", ".join(f"{manifest.workload!r} {manifest.release}" for manifest in self._engine.manifests())
         if not here:
             raise StateError("no model is installed yet")
         asked = " version ".join(repr(part[: datatypes.MAX_NAME]) for part in (name, version) if part)
@@ -172,16 +177,22 @@ class Catalog:
         return found
 
 
-def deadline_of(remaining: float | None, timeout_us: object) -> float | None:
-    """When a request must be answered: in ``remaining`` seconds and within its parameter ``timeout``, if it has them.
+def policy_of(remaining: float | None, parameters: Mapping[str, object]) -> Policy:
+    """How a request is scheduled that must be answered in ``remaining`` seconds, if it must, and has ``parameters``.
 
-    Raises InputError unless the parameter is a number of microseconds; 0 sets no limit.
+    Of the schedule policy extension: ``timeout`` in microseconds, 0 for none; ``priority`` from 1, which goes first,
+    on; 0 is as 2. Raises InputError that names the parameter.
     """
-    if type(timeout_us) is not int or not 0 <= timeout_us < 1 << 63:
-        raise InputError(f"parameter 'timeout': {str(timeout_us)[:40]!r} is not a number of microseconds")
-    limits = [remaining] if remaining is not None else []
-    limits += [timeout_us / 1e6] if timeout_us else []
-    return time.monotonic() + min(limits) if limits else None
+    timeout, level = _number(parameters, "timeout"), _number(parameters, "priority")
+    limits = [limit for limit in (remaining, timeout / 1e6 if timeout else None) if limit is not None]
+    return Policy(time.monotonic() + min(limits) if limits else None, DEFAULT_LEVEL - (level or DEFAULT_LEVEL))
+
+
+def _number(parameters: Mapping[str, object], name: str) -> int:
+    value = parameters.get(name, 0)
+    if type(value) is not int or not 0 <= value < 1 << 63:
+        raise InputError(f"parameter {name!r}: {str(value)[:40]!r} is not a number from 0")
+    return value
 
 
 def _is(manifest: Manifest, name: str, version: str) -> bool:

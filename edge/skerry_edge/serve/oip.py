@@ -2,8 +2,8 @@
 
 A reply is raw if its request was, else typed. Its ``id`` is the request's, or the prediction's where the request had
 none; its parameters tell the ``release`` that answered and the ``prediction_id`` for late labels (of several examples
-in one request, example i has ".i" behind it). A request's parameter ``timeout`` (microseconds) and the call's own
-deadline bound how long it may wait; other parameters are ignored. The messages are in a proto package of our own,
+in one request, example i has ".i" behind it). A request's parameters ``timeout`` and ``priority`` and the call's own
+deadline say how it is scheduled; other parameters are ignored. The messages are in a proto package of our own,
 because two copies of package ``inference`` cannot live in one process; only the service's name on the wire is the
 protocol's.
 """
@@ -18,7 +18,7 @@ import grpc
 from google.protobuf.json_format import ParseDict
 
 from skerry_edge.serve import tensors
-from skerry_edge.serve.catalog import Catalog, Prediction, deadline_of
+from skerry_edge.serve.catalog import Catalog, Policy, Prediction, policy_of
 from skerry_proto.v1 import inference_pb2 as pb
 from skerry_shared.errors import (
     DeadlineError,
@@ -33,6 +33,8 @@ from skerry_shared.errors import (
 
 SERVICE = "inference.GRPCInferenceService"
 MAX_MESSAGE = 64 << 20  # bytes of one request or reply
+NO_DEADLINE_S = 1e9  # grpcio tells of some 300 years where the client set none
+AT_WILL = Policy()
 STREAMS = 4  # open at once; each holds a thread of the server
 
 CODES: dict[type[SkerryError], grpc.StatusCode] = {
@@ -97,13 +99,13 @@ class InferenceService:
 
     def infer(self, request: pb.ModelInferRequest, remaining: float | None = None) -> pb.ModelInferResponse:
         """ModelInfer, to be answered within ``remaining`` seconds. Raises SkerryError as ``Catalog.answer`` does."""
-        deadline = deadline_of(remaining, _timeout(request))
+        policy = policy_of(remaining, _parameters(request)) if remaining is not None or request.parameters else AT_WILL
 
         def write(prediction: Prediction) -> pb.ModelInferResponse:
             return _response(request, prediction)
 
         read = lambda: tensors.inputs_of(request)  # noqa: E731
-        return self._catalog.answer(request.model_name, request.model_version, read, write, deadline)
+        return self._catalog.answer(request.model_name, request.model_version, read, write, policy)
 
     def stream(self, requests: Iterator[pb.ModelInferRequest]) -> Iterator[pb.ModelStreamInferResponse]:
         """ModelStreamInfer: answers one after the other; an error ends its request only. Raises OverloadError."""
@@ -169,7 +171,8 @@ def abort(
 def _infer(service: InferenceService) -> Any:
     def handle(request: pb.ModelInferRequest, context: grpc.ServicerContext) -> pb.ModelInferResponse:
         try:
-            return service.infer(request, context.time_remaining())
+            remaining = context.time_remaining()
+            return service.infer(request, remaining if remaining < NO_DEADLINE_S else None)
         except SkerryError as error:
             abort(context, error, CODES)
 
@@ -191,12 +194,11 @@ def _serialized(reply: Any) -> bytes:
     return data
 
 
-def _timeout(request: pb.ModelInferRequest) -> object:
-    """The parameter ``timeout``, 0 if there is none."""
-    if not request.parameters or "timeout" not in request.parameters:
-        return 0
-    parameter = request.parameters["timeout"]
-    return getattr(parameter, parameter.WhichOneof("parameter_choice") or "bool_param")
+def _parameters(request: pb.ModelInferRequest) -> dict[str, object]:
+    return {
+        name: getattr(value, value.WhichOneof("parameter_choice") or "string_param")
+        for name, value in request.parameters.items()
+    }
 
 
 def _response(request: pb.ModelInferRequest, prediction: Prediction) -> pb.ModelInferResponse:

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from urllib.parse import unquote
 
 from skerry_edge.serve import datatypes, jsontensors
-from skerry_edge.serve.catalog import Catalog, Prediction, deadline_of
+from skerry_edge.serve.catalog import Catalog, Prediction, policy_of
 from skerry_edge.serve.http1 import MAX_BODY, HttpError, Reply, Request, error
 from skerry_edge.serve.jsontensors import Document, parameters_of
 from skerry_shared.errors import (
@@ -119,7 +119,7 @@ class RestService:
             names["version"],
             lambda: jsontensors.inputs_of(document.get("inputs"), binary),
             asked.reply,
-            deadline_of(None, asked.parameters.get("timeout", 0)),
+            policy_of(None, asked.parameters),
         )
 
 
