@@ -5,7 +5,6 @@ name, and never the model's.
 """
 
 import secrets
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -65,8 +64,14 @@ class Engine:
         """Let ``active`` serve from the next request on; None: nothing serves."""
         self._active = active
 
-    def predict(self, inputs: Tensors, deadline: float | None = None, model: str = "", priority: int = 0) -> Prediction:  # noqa: ARG002 - there is one model, and no queue yet
-        """Answer a batch, unless ``deadline`` (of the monotonic clock) has passed before the model would start.
+    def predict(
+        self,
+        inputs: Tensors,
+        model: str = "",  # noqa: ARG002
+        timeout_s: float | None = None,
+        priority: int = 0,  # noqa: ARG002 - one model, no queue
+    ) -> Prediction:
+        """Answer a batch, unless there is no time left for it.
 
         Raises StateError without a model, InputError on wrong tensors, DeadlineError, ModelError if the model fails.
         """
@@ -74,7 +79,7 @@ class Engine:
         if active is None:
             raise StateError("no model is installed yet")
         examples = check(active.manifest.inputs, inputs)
-        if deadline is not None and time.monotonic() >= deadline:
+        if timeout_s is not None and timeout_s <= 0:
             raise DeadlineError("the deadline passed before the model could start")
         outputs = _run(active, inputs)
         prediction_id = secrets.token_hex(12)

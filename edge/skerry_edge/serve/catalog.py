@@ -41,14 +41,14 @@ class Prediction(Protocol):
 class Engine(Protocol):
     """What answers. ``manifest`` is of the device's assignment, ``manifests`` are of all models that serve.
 
-    ``predict`` raises SkerryError. ``deadline`` is of the monotonic clock; a higher ``priority`` goes first.
+    ``predict`` raises SkerryError. A request of a higher ``priority`` goes first.
     """
 
     @property
     def manifest(self) -> Manifest | None: ...  # noqa: D102
     def manifests(self) -> Sequence[Manifest]: ...  # noqa: D102
     def predict(  # noqa: D102
-        self, inputs: Tensors, deadline: float | None = None, model: str = "", priority: int = 0
+        self, inputs: Tensors, model: str = "", timeout_s: float | None = None, priority: int = 0
     ) -> Prediction: ...
 
 
@@ -57,6 +57,10 @@ class Policy(NamedTuple):
 
     deadline: float | None = None
     priority: int = 0
+
+    def timeout_s(self) -> float | None:
+        """What is left."""
+        return None if self.deadline is None else self.deadline - time.monotonic()
 
 
 class Catalog:
@@ -88,7 +92,7 @@ class Catalog:
         try:
             inputs = read()
             was_read = time.perf_counter_ns()
-            prediction = self._engine.predict(inputs, policy.deadline, name, policy.priority)
+            prediction = self._engine.predict(inputs, name, policy.timeout_s(), policy.priority)
             has_run = time.perf_counter_ns()
             reply = write(prediction)
         except SkerryError:
