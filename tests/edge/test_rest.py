@@ -1,5 +1,6 @@
 """The inference protocol over REST, by http.client on a real socket; stock clients are in test_stock_clients.py."""
 
+import contextlib
 import gzip
 import http.client
 import json
@@ -11,13 +12,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from skerry_edge.infer.engine import Active, Engine
-from skerry_edge.serve import rest
+from skerry_edge.serve import jsontensors, rest
 from skerry_edge.serve.catalog import Catalog, policy_of
+from skerry_edge.serve.datatypes import DTYPES
 from skerry_edge.serve.http1 import HttpServer
 from skerry_shared import bundle
-from skerry_shared.errors import ModelError, OverloadError
+from skerry_shared.errors import InputError, ModelError, OverloadError
 
 Ask = Callable[..., tuple[int, Any, bytes]]  # (method, path, body, **headers) → status, JSON, binary
 
@@ -247,3 +251,36 @@ def test_how_a_request_is_scheduled() -> None:
         deadline = policy_of(remaining, {"timeout": int(timeout), "unknown": object()}).deadline
         assert deadline is not None
         assert now + expected <= deadline <= time.monotonic() + expected
+
+
+SCALARS = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from(["UINT8", "FP32"])
+)
+ANYTHING = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(), inner, max_size=3)
+)
+TENSOR = st.fixed_dictionaries(
+    {"name": st.just("image") | ANYTHING, "datatype": st.sampled_from(list(DTYPES)) | ANYTHING},
+    optional={
+        "shape": st.lists(st.integers(-1, 4), max_size=3) | ANYTHING,
+        "data": st.lists(st.integers(-1, 300), max_size=8) | ANYTHING,
+        "parameters": st.fixed_dictionaries({"binary_data_size": st.integers(-1, 9) | ANYTHING}) | ANYTHING,
+    },
+)
+
+
+@given(st.lists(TENSOR, max_size=2) | ANYTHING, st.binary(max_size=9))
+def test_any_inputs_are_understood_or_refused(inputs: Any, binary: bytes) -> None:
+    try:
+        arrays = jsontensors.inputs_of(inputs, memoryview(binary))
+    except InputError:
+        return
+    for tensor in inputs:
+        array = arrays[tensor["name"]]
+        assert (array.dtype, list(array.shape)) == (DTYPES[tensor["datatype"]], tensor["shape"])
+
+
+@given(st.dictionaries(st.sampled_from(["id", "outputs", "parameters"]), ANYTHING))
+def test_any_wish_is_understood_or_refused(document: Any) -> None:
+    with contextlib.suppress(InputError):
+        policy_of(None, rest._Asked(document).parameters)
