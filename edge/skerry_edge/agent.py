@@ -10,7 +10,7 @@ import logging
 import signal
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
@@ -25,13 +25,14 @@ from skerry_edge.observe.outbox import Outbox
 from skerry_edge.observe.recorder import Recorder, label_rows, read_samples
 from skerry_edge.observe.spool import Spool
 from skerry_edge.observe.uplink import Uplink
-from skerry_edge.serve import local, oip
+from skerry_edge.serve import listen, local, oip
+from skerry_edge.serve.catalog import Catalog
+from skerry_edge.serve.http1 import HttpServer
 from skerry_edge.update.flow import Live, Transition, UpdateFlow, World
 from skerry_edge.update.plan import Device
 from skerry_edge.update.slots import Slots
 from skerry_edge.update.state import StateFile
 from skerry_edge.update.worker import Worker
-from skerry_shared.errors import ConfigError
 from skerry_shared.files import write_durably
 from skerry_shared.identity import load_key
 from skerry_shared.locking import locked
@@ -43,7 +44,6 @@ log = logging.getLogger(__name__)
 
 TICK_S = 1.0  # how late a window or a sample may be
 GRACE_S = 2.0  # that requests in flight get at the end
-THREADS = 8  # of each server; the runtime releases the GIL, more only wait for a core
 
 
 class Agent:
@@ -69,7 +69,7 @@ class Agent:
         updates = asyncio.create_task(asyncio.to_thread(self._worker.run))
         others = [asyncio.create_task(work) for work in (stopping.wait(), self._tick(), self._uplink.run())]
         ended, _ = await asyncio.wait([updates, *others], return_when=asyncio.FIRST_COMPLETED)
-        await asyncio.to_thread(_stop, servers)
+        await asyncio.to_thread(servers.stop)
         self._worker.close()
         await asyncio.wait([updates])  # after its present step; it may still swap models and report
         await asyncio.to_thread(self._finish)
@@ -80,7 +80,8 @@ class Agent:
             task.result()  # what ended by an error ends the agent, and whoever started it starts it again
 
     def _finish(self) -> None:
-        self._folders.port.unlink(missing_ok=True)
+        for port in (self._folders.port, self._folders.http_port):
+            port.unlink(missing_ok=True)
         if self._recorder:
             self._recorder.close()
         self._tell("started", "stopped")
@@ -136,15 +137,18 @@ class Agent:
                 self._worker.learn(prediction_id, label)
         self._outbox.put("labels", label_rows(time.time(), truths))
 
-    def _serve(self) -> list[grpc.Server]:
-        folders = self._folders
-        inference = oip.handlers(self._engine)
-        reports = local.handlers(self._sink, self._learn)
-        tcp, port = _server(f"127.0.0.1:{self._config.grpc_port}", inference)
-        unix, _ = _server(f"unix:{folders.socket}", inference, reports)
+    def _serve(self) -> "_Servers":
+        folders, config = self._folders, self._config
+        catalog = Catalog(self._engine)
+        inference, reports = oip.handlers(catalog), local.handlers(self._sink, self._learn)
+        place = listen.Place(config.listen.address, _identity(folders) if config.listen.mtls else None)
+        unix, _ = listen.start_grpc(f"unix:{folders.socket}", None, inference, reports)
+        tcp, port = listen.grpc_server(place, config.grpc_port, inference)
+        http = listen.http_server(place, config.http_port, catalog)
+        write_durably(folders.http_port, str(http.port).encode())
         write_durably(folders.port, str(port).encode())
-        log.info("inference on 127.0.0.1:%d and %s", port, folders.socket)
-        return [tcp, unix]
+        log.info("inference on %s: gRPC %d, REST %d; and %s", place.address, port, http.port, folders.socket)
+        return _Servers([unix, tcp], http)
 
     def _report(self, change: Transition) -> None:
         log.info("update %s: %s → %s: %s", change.release, change.before or "-", change.after, change.reason)
@@ -168,7 +172,8 @@ async def run(folder: Path) -> None:
     config = load(folders)
     folders.run.mkdir(mode=0o700, exist_ok=True)
     with locked(folders.lock, "an agent"):
-        folders.port.unlink(missing_ok=True)  # of an agent that was killed
+        for port in (folders.port, folders.http_port):  # of an agent that was killed
+            port.unlink(missing_ok=True)
         for path in (folders.state, folders.slots):
             path.mkdir(exist_ok=True)
         await Agent(folders, config).run()
@@ -184,8 +189,11 @@ def _sealer(folders: Folders, config: AgentConfig) -> Sealer:
 
 
 def _transports(folders: Folders, config: AgentConfig) -> list[Transport]:
-    identity = TlsFiles(folders.authority, folders.certificate, folders.key)
-    return [_transport(name, config, identity) for name in config.transports]
+    return [_transport(name, config, _identity(folders)) for name in config.transports]
+
+
+def _identity(folders: Folders) -> TlsFiles:
+    return TlsFiles(folders.authority, folders.certificate, folders.key)
 
 
 def _transport(name: str, config: AgentConfig, identity: TlsFiles) -> Transport:
@@ -199,22 +207,17 @@ def _transport(name: str, config: AgentConfig, identity: TlsFiles) -> Transport:
     return MqttTransport(host, int(port), config.fleet, config.device, identity)
 
 
-def _server(address: str, *services: grpc.GenericRpcHandler) -> tuple[grpc.Server, int]:
-    limits = ("grpc.max_receive_message_length", "grpc.max_send_message_length")
-    options = [(limit, oip.MAX_MESSAGE) for limit in limits] + [("grpc.so_reuseport", 0)]
-    server = grpc.server(ThreadPoolExecutor(THREADS), options=options)
-    server.add_generic_rpc_handlers(services)
-    try:
-        port = server.add_insecure_port(address)
-    except RuntimeError as error:
-        raise ConfigError(f"{address}: cannot be served on: {error}") from None
-    server.start()
-    return server, port
+@dataclass(frozen=True)
+class _Servers:
+    grpc: Sequence[grpc.Server]
+    http: HttpServer
 
-
-def _stop(servers: Sequence[grpc.Server]) -> None:
-    for stopped in [server.stop(GRACE_S) for server in servers]:
-        stopped.wait()
+    def stop(self) -> None:
+        """Let requests in flight finish, for GRACE_S seconds at most."""
+        stopping = [server.stop(GRACE_S) for server in self.grpc]
+        self.http.stop(GRACE_S)
+        for stopped in stopping:
+            stopped.wait()
 
 
 def _on_signals() -> asyncio.Event:

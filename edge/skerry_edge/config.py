@@ -3,6 +3,7 @@
 Enrolment writes agent.toml last, so a folder that has one is a whole device.
 """
 
+import ipaddress
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,23 @@ class Health:
 
 
 @dataclass(frozen=True)
+class Listen:
+    """Where the inference servers listen: the table [listen]. Off this machine only with certificates on both sides."""
+
+    address: str = "127.0.0.1"  # an IP address; 0.0.0.0 is every one of this machine's
+    mtls: bool = False  # show the device's certificate, let in only whom the fleet's authority certified
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, which ``decode`` turns into a ConfigError."""
+        try:
+            loopback = ipaddress.ip_address(self.address).is_loopback
+        except ValueError:
+            raise ValueError(f"address: {self.address!r} is not an IP address") from None
+        if not loopback and not self.mtls:
+            raise ValueError(f"address: {self.address} is not this machine's own loopback; that needs mtls = true")
+
+
+@dataclass(frozen=True)
 class AgentConfig:
     """DIR/agent.toml."""
 
@@ -43,7 +61,9 @@ class AgentConfig:
     gateway: str  # "host:port" of the cloud's gRPC gateway
     mqtt: str = ""  # "host:port" of the broker, if there is one
     transports: tuple[Literal["mqtt", "grpc"], ...] = ("grpc",)  # in order of preference
-    grpc_port: int = 0  # of the inference service on 127.0.0.1; 0 = any free one, see Folders.port
+    grpc_port: int = 0  # of the inference service over gRPC; 0 = any free one, see Folders.port
+    http_port: int = 0  # of the same over REST; 0 = any free one, see Folders.http_port
+    listen: Listen = Listen()
     window_s: float = 60.0  # seconds of traffic that one row of counts covers
     sample_rate: float = 0.05  # share of predictions whose input is sent home, 0 to 1
     threads: int = 1  # of the model; more than one spins, which pays only above ~1 ms of work
@@ -56,8 +76,8 @@ class AgentConfig:
             raise ValueError("transports: needs one at least, and 'mqtt' needs the key 'mqtt'")
         if not 0 <= self.sample_rate <= 1 or self.window_s <= 0 or self.threads < 1 or self.spool_mb < 1:
             raise ValueError("needs sample_rate from 0 to 1, window_s > 0, threads >= 1, spool_mb >= 1")
-        if not 0 <= self.grpc_port <= 65535:
-            raise ValueError("grpc_port: needs 0 to 65535")
+        if not all(0 <= port <= 65535 for port in (self.grpc_port, self.http_port)):
+            raise ValueError("grpc_port, http_port: need 0 to 65535")
         for key, address in (("gateway", self.gateway), ("mqtt", self.mqtt or "unused:0")):
             if not re.fullmatch(r".+:\d{1,5}", address):
                 raise ValueError(f"{key}: {address!r} is not host:port")
@@ -151,8 +171,13 @@ class Folders:
 
     @property
     def port(self) -> Path:
-        """The port of the inference service on 127.0.0.1, as text."""
+        """The port of the inference service over gRPC, as text."""
         return self.run / "oip.port"
+
+    @property
+    def http_port(self) -> Path:
+        """The port of the inference service over REST, as text."""
+        return self.run / "oip.http.port"
 
     @property
     def lock(self) -> Path:

@@ -14,6 +14,8 @@ SkerryError
 ├── ModelError          the model's owner: cannot be loaded, or does not answer as it must
 ├── InputError          the application: wrong tensor name, dtype or shape
 ├── LinkError           nobody, wait: the other side cannot be reached now
+├── OverloadError       the caller: ask less, or again later; the request was not begun
+├── DeadlineError       the caller: its own deadline passed before there was an answer
 └── GateError           the model's owner: a candidate did not pass
 """
 
@@ -72,6 +74,14 @@ class InputError(SkerryError):
 
 class LinkError(SkerryError):
     """The other side cannot be reached now; trying again later is right."""
+
+
+class OverloadError(SkerryError):
+    """Too much waits already; the request was refused at once and may be sent again later."""
+
+
+class DeadlineError(SkerryError):
+    """The request's deadline passed before it was answered."""
 
 
 class GateError(SkerryError):

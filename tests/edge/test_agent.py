@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -196,6 +197,19 @@ def test_a_days_work(machine: Machine, agent: subprocess.Popen[str], pictures: C
     assert agent_events == ["started", "stopped"]
 
 
+def test_it_answers_over_rest_too(machine: Machine, agent: subprocess.Popen[str], pictures: Callable[..., Any]) -> None:
+    images = pictures(1)
+    tensor = {"name": "image", "datatype": "UINT8", "shape": [1, 2, 2], "data": images.ravel().tolist()}
+    url = f"http://127.0.0.1:{machine.folders.http_port.read_text()}/v2/models/tiny/infer"
+    with urllib.request.urlopen(url, json.dumps({"inputs": [tensor]}).encode(), timeout=10) as reply:
+        scores = json.load(reply)["outputs"][0]["data"]
+    over_unix = ask(f"unix:{machine.folders.socket}", images)
+    assert np.asarray(scores, np.float32).tobytes() == over_unix.raw_output_contents[0]
+    stop(agent)
+    assert not machine.folders.http_port.exists()
+    assert len(machine.told()["samples"]["input"]) == 2
+
+
 def test_one_agent_a_folder(machine: Machine, agent: subprocess.Popen[str]) -> None:
     second = subprocess.run([*PROGRAM, "run", machine.folders.root], capture_output=True, text=True, timeout=30)
     assert (second.returncode, second.stderr.count("\n")) == (1, 1)
@@ -212,7 +226,8 @@ def test_killed_and_started_again_it_serves(machine: Machine, agent: subprocess.
 
 def test_the_status_of_a_running_and_a_stopped_agent(machine: Machine, agent: subprocess.Popen[str]) -> None:
     running = status.read(machine.folders)
-    assert (running.running, running.port) == (True, int(machine.folders.port.read_text()))
+    ports = [int(file.read_text()) for file in (machine.folders.port, machine.folders.http_port)]
+    assert (running.running, running.port, running.http_port) == (True, *ports)
     stop(agent)
     stopped = status.read(machine.folders)
     assert (stopped.running, stopped.port, stopped.update) == (False, None, "healthy")

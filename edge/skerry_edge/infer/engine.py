@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from skerry_shared.errors import InputError, ModelError, StateError
+from skerry_shared.errors import DeadlineError, InputError, ModelError, StateError
 from skerry_shared.ports.runtime import Model, Tensors
 from skerry_shared.release import ANY, Manifest, TensorSpec
 
@@ -55,16 +55,32 @@ class Engine:
         active = self._active
         return active.manifest if active else None
 
+    def manifests(self) -> list[Manifest]:
+        """Of all models that serve."""
+        manifest = self.manifest
+        return [manifest] if manifest else []
+
     def swap(self, active: Active | None) -> None:
         """Let ``active`` serve from the next request on; None: nothing serves."""
         self._active = active
 
-    def predict(self, inputs: Tensors) -> Prediction:
-        """Answer a batch. Raises StateError without a model, InputError on wrong tensors, ModelError if it fails."""
+    def predict(
+        self,
+        inputs: Tensors,
+        model: str = "",  # noqa: ARG002
+        timeout_s: float | None = None,
+        priority: int = 0,  # noqa: ARG002 - one model, no queue
+    ) -> Prediction:
+        """Answer a batch, unless there is no time left for it.
+
+        Raises StateError without a model, InputError on wrong tensors, DeadlineError, ModelError if the model fails.
+        """
         active = self._active  # read once: a swap must not come between the parts of one request
         if active is None:
             raise StateError("no model is installed yet")
         examples = check(active.manifest.inputs, inputs)
+        if timeout_s is not None and timeout_s <= 0:
+            raise DeadlineError("the deadline passed before the model could start")
         outputs = _run(active, inputs)
         prediction_id = secrets.token_hex(12)
         ids = example_ids(prediction_id, examples)
