@@ -181,7 +181,7 @@ def release_show(
 def device_add(
     context: typer.Context,
     name: str,
-    profile: Annotated[str, typer.Option(help="What kind of device it is.")] = "generic-x86-64",
+    profile: Annotated[str, typer.Option(help="What kind of device it is; auto: it will say.")] = "generic-x86-64",
     as_json: Json = False,
 ) -> None:
     """Announce a device and print its one-time enrolment token.
