@@ -20,11 +20,15 @@ from skerry_edge.config import AgentConfig, Folders, load
 from skerry_edge.infer.engine import Active, Engine
 from skerry_edge.infer.models import load_model
 from skerry_edge.machine import this_machine, versions
+from skerry_edge.notify import READY, STOPPING, WATCHDOG, Notifier
 from skerry_edge.observe.events import EventLog
 from skerry_edge.observe.outbox import Outbox
 from skerry_edge.observe.recorder import Recorder, label_rows, read_samples
 from skerry_edge.observe.spool import Spool
 from skerry_edge.observe.uplink import Uplink
+from skerry_edge.protect.guard import Guard, Guarded
+from skerry_edge.protect.strain import Strain, allowance
+from skerry_edge.protect.watchdog import PERIOD_S, Watchdog
 from skerry_edge.serve import listen, local, oip
 from skerry_edge.serve.catalog import Catalog
 from skerry_edge.serve.http1 import HttpServer
@@ -33,10 +37,13 @@ from skerry_edge.update.plan import Device
 from skerry_edge.update.slots import Slots
 from skerry_edge.update.state import StateFile
 from skerry_edge.update.worker import Worker
+from skerry_edge.upkeep import Upkeep
+from skerry_shared import profiles
 from skerry_shared.files import write_durably
 from skerry_shared.identity import load_key
 from skerry_shared.locking import locked
 from skerry_shared.ports.carrier import TlsFiles, Transport
+from skerry_shared.profiles import Thermal
 from skerry_shared.sealing import Sealer
 from skerry_shared.signing import load_public
 
@@ -44,6 +51,7 @@ log = logging.getLogger(__name__)
 
 TICK_S = 1.0  # how late a window or a sample may be
 GRACE_S = 2.0  # that requests in flight get at the end
+LIVES = {"loop": 30.0, "worker": 900.0}  # seconds between signs of life; an engine was seen to build for 570
 
 
 class Agent:
@@ -57,8 +65,13 @@ class Agent:
         self._events = EventLog(folders.events, self._outbox.put)
         self._engine = Engine()
         self._recorder: Recorder | None = None
-        flow = UpdateFlow(self._world(), Slots(folders.slots, folders.active), StateFile(folders.update))
-        self._worker = Worker(flow)
+        self._flow = flow = UpdateFlow(self._world(), Slots(folders.slots, folders.active), StateFile(folders.update))
+        self._notifier, self._ready, self._strain = Notifier(), False, Strain.NONE
+        period = (self._notifier.watchdog_s or 3 * PERIOD_S) / 3
+        alive = lambda: self._notifier.tell(WATCHDOG)  # noqa: E731
+        self._watchdog = Watchdog(LIVES, alive, time.monotonic, period)
+        self._worker = Worker(flow, self._on_beat)
+        self._upkeep = Upkeep(config.protect, _thermal(config), self._worker, self._relieve, time.monotonic)
         self._uplink = Uplink(self._outbox, _transports(folders, config), self._worker.desire)
 
     async def run(self) -> None:
@@ -66,20 +79,31 @@ class Agent:
         stopping = _on_signals()
         servers = self._serve()
         self._tell("", "started")
+        self._watchdog.start()
         updates = asyncio.create_task(asyncio.to_thread(self._worker.run))
         others = [asyncio.create_task(work) for work in (stopping.wait(), self._tick(), self._uplink.run())]
         ended, _ = await asyncio.wait([updates, *others], return_when=asyncio.FIRST_COMPLETED)
+        self._notifier.tell(STOPPING)
         await asyncio.to_thread(servers.stop)
         self._worker.close()
         await asyncio.wait([updates])  # after its present step; it may still swap models and report
-        await asyncio.to_thread(self._finish)
+        await asyncio.to_thread(self._finish, updates.exception() is None)
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
         for task in ended:
             task.result()  # what ended by an error ends the agent, and whoever started it starts it again
 
-    def _finish(self) -> None:
+    def _on_beat(self) -> None:
+        """The worker came round; the first time it has loaded what this device can answer with."""
+        self._watchdog.beat("worker")
+        if not self._ready:
+            self._ready = self._notifier.tell(READY) or True
+
+    def _finish(self, in_order: bool) -> None:
+        self._watchdog.close()
+        if in_order:
+            self._flow.settle()
         for port in (self._folders.port, self._folders.http_port):
             port.unlink(missing_ok=True)
         if self._recorder:
@@ -90,6 +114,8 @@ class Agent:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
+            self._watchdog.beat("loop")
+            await asyncio.to_thread(self._upkeep.tick)
             if recorder := self._recorder:
                 await asyncio.to_thread(recorder.tick)
 
@@ -99,7 +125,7 @@ class Agent:
             device=_device(config),
             director=load_public(folders.director.read_bytes()),
             repository=Repository(config.repository, folders.authority, folders.trust_root, folders.tuf, time.time),
-            load=lambda bundle: load_model(bundle, config.threads),
+            load=lambda bundle: load_model(bundle, allowance(self._strain, config.threads).threads),
             serve=self._activate,
             report=self._report,
             clock=time.time,
@@ -114,13 +140,27 @@ class Agent:
             self._engine.swap(None)
         else:
             manifest, config = live.bundle.manifest, self._config
-            recorder = Recorder(manifest, self._sink, config.window_s, config.sample_rate, time.time)
+            recorder = Recorder(manifest, self._sink, config.window_s, self._sample_rate, time.time)
+            guard = Guard(len(manifest.labels), config.protect)
             failed = lambda: self._worker.failed(manifest.release)  # noqa: E731
-            self._engine.swap(Active(manifest, live.model, recorder.observe, failed))
+            self._engine.swap(Active(manifest, Guarded(live.model, guard), recorder.observe, failed))
             self._recorder = recorder
+            self._upkeep.watch(manifest.release, guard)
             log.info("serving %s release %d", manifest.workload, manifest.release)
         if before:
             before.close()
+
+    @property
+    def _sample_rate(self) -> float:
+        return self._config.sample_rate * allowance(self._strain, self._config.threads).sample_share
+
+    def _relieve(self, after: Strain, why: str) -> None:
+        """Do as much as the board can bear from now on."""
+        before, self._strain = self._strain, after
+        log.warning("board: %s → %s: %s", before.name, after.name, why)
+        if recorder := self._recorder:
+            recorder.sample_at(self._sample_rate)
+        self._tell(f"strain {before.name.lower()}", f"strain {after.name.lower()}", why)
 
     def _sink(self, table: str, payload: bytes) -> None:
         """Pass a batch to the outbox; samples of a model that is being proven also to the update."""
@@ -160,9 +200,10 @@ class Agent:
             }
         )  # fmt: skip
 
-    def _tell(self, before: str, after: str) -> None:
+    def _tell(self, before: str, after: str, reason: str = "") -> None:
         about = {"workload": "", "release": 0, "rollout": 0}
-        change = {"time": time.time(), "subject": "agent", "from": before, "to": after, "reason": versions()}
+        reason = reason or versions()
+        change = {"time": time.time(), "subject": "agent", "from": before, "to": after, "reason": reason}
         self._events.add(change | about)
 
 
@@ -181,6 +222,11 @@ async def run(folder: Path) -> None:
 
 def _device(config: AgentConfig) -> Device:
     return Device(config.fleet, config.device, *this_machine())
+
+
+def _thermal(config: AgentConfig) -> Thermal:
+    """Of the profile; a fleet may have one that this agent has no file of."""
+    return profiles.load(config.profile).thermal if config.profile in profiles.names() else Thermal()
 
 
 def _sealer(folders: Folders, config: AgentConfig) -> Sealer:

@@ -51,6 +51,30 @@ class Listen:
 
 
 @dataclass(frozen=True)
+class Protect:
+    """When a model that serves gives way to its predecessor: the table [protect]."""
+
+    min_answers: int = 20  # below it nothing is judged
+    max_error_share: float = 0.5  # of the last 100 answers
+    slo_ms: float = 0.0  # that an answer may take; 0: any time
+    slo_quantile: float = 0.99  # of the last 100 answers must keep to it
+    max_shift: float = 0.9  # share of the answers that may move to other classes; real drift moves some as well
+    patience: int = 3  # looks, one a second, that must find the same kind of fault in a row
+    golden_s: float = 3600.0  # between two checks with golden inputs
+    stable_s: float = 60.0  # after which the agent's start was none in a row of crashes
+    memory_mb: int = 0  # that the agent may take; 0: any
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, which ``decode`` turns into a ConfigError."""
+        if not 1 <= self.min_answers <= 100 or self.patience < 1 or self.memory_mb < 0:
+            raise ValueError("needs min_answers from 1 to 100, patience >= 1, memory_mb >= 0")
+        if not all(0 <= share <= 1 for share in (self.max_error_share, self.slo_quantile, self.max_shift)):
+            raise ValueError("needs max_error_share, slo_quantile and max_shift from 0 to 1")
+        if self.slo_ms < 0 or self.golden_s < 1 or self.stable_s < 1:
+            raise ValueError("needs slo_ms >= 0, golden_s >= 1, stable_s >= 1")
+
+
+@dataclass(frozen=True)
 class AgentConfig:
     """DIR/agent.toml."""
 
@@ -69,6 +93,7 @@ class AgentConfig:
     threads: int = 1  # of the model; more than one spins, which pays only above ~1 ms of work
     spool_mb: int = 64  # telemetry kept while offline
     health: Health = Health()
+    protect: Protect = Protect()
 
     def __post_init__(self) -> None:
         """Raises ValueError, which ``decode`` turns into a ConfigError."""

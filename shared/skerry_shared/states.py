@@ -17,7 +17,7 @@ class Update(str, Enum):
     FETCHING = "fetching"  # fits this device; metadata and bundle are being fetched and verified
     PROBING = "probing"  # unpacked in the spare slot; answers golden inputs
     PROVING = "proving"  # switched to: serves, and is compared with its predecessor on live inputs
-    HEALTHY = "healthy"
+    HEALTHY = "healthy"  # proven; it stays so unless it fails its bounds later
     REFUSED = "refused"  # never served
     UNDONE = "undone"  # served, then the predecessor was put back
     REPLACED = "replaced"  # a newer assignment came before this one was decided
@@ -32,6 +32,7 @@ class UpdateEvent(str, Enum):
     PROVEN = "proven"
     REJECTED = "rejected"
     DISPROVEN = "disproven"
+    REGRESSED = "regressed"  # was healthy, then crashed, failed golden inputs or left its bounds
     SUPERSEDED = "superseded"
 
 
@@ -56,7 +57,9 @@ UPDATE: dict[Update, dict[UpdateEvent, Update]] = {
         UpdateEvent.DISPROVEN: Update.UNDONE,
         UpdateEvent.SUPERSEDED: Update.REPLACED,
     },
+    Update.HEALTHY: {UpdateEvent.REGRESSED: Update.UNDONE},
 }
+UNDER_WAY = frozenset(state for state, row in UPDATE.items() if UpdateEvent.SUPERSEDED in row)  # not decided yet
 
 
 class Rollout(str, Enum):

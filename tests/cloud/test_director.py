@@ -119,6 +119,24 @@ def test_a_failing_second_wave_gives_the_canary_back_what_it_ran(
     tell(with_store, fleet_keys, story)
 
 
+def test_a_device_that_goes_back_after_it_was_healthy_is_seen_and_does_not_revive_the_rollout(
+    with_store: Callable[[Any], None], fleet_keys: Keys
+) -> None:
+    async def story(fleet: Fleet) -> None:
+        await fleet.roll_out(1)
+        rollout = await fleet.roll_out(2)
+        await fleet.say("edge-1", Update.UNDONE, "too slow")
+        await fleet.director.tick(NOW)
+        assert {device.name: device.release for device in await fleet.store.all(select(Device))} == {
+            "edge-0": 2, "edge-1": 1, "edge-2": 2,
+        }  # fmt: skip
+        (told,) = await fleet.store.all(select(Event).where(Event.after == "undone"))
+        assert (told.name, told.reason) == ("edge-1 w/2", "too slow")
+        assert (await fleet.store.get(Rollout, rollout.id)).state == "done"
+
+    tell(with_store, fleet_keys, story)
+
+
 def test_a_silent_canary_halts_at_the_deadline(with_store: Callable[[Any], None], fleet_keys: Keys) -> None:
     async def story(fleet: Fleet) -> None:
         rollout = await fleet.director.start(Order("w", 1, 1, 60), "test", NOW)

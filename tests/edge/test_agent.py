@@ -4,6 +4,7 @@ import json
 import os
 import queue
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -128,9 +129,10 @@ def agent(machine: Machine) -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
-def start(folder: Path, until: str = "serving tiny") -> subprocess.Popen[str]:
+def start(folder: Path, until: str = "serving tiny", **environment: str) -> subprocess.Popen[str]:
     """An agent that serves its model when this returns."""
-    process = subprocess.Popen([*PROGRAM, "run", str(folder)], stderr=subprocess.PIPE, text=True)
+    variables = os.environ | environment
+    process = subprocess.Popen([*PROGRAM, "run", str(folder)], stderr=subprocess.PIPE, text=True, env=variables)
     try:
         wait_for(process, until)
     except AssertionError:
@@ -208,6 +210,34 @@ def test_it_answers_over_rest_too(machine: Machine, agent: subprocess.Popen[str]
     stop(agent)
     assert not machine.folders.http_port.exists()
     assert len(machine.told()["samples"]["input"]) == 2
+
+
+def test_systemd_hears_when_it_is_ready_that_it_lives_and_when_it_stops(machine: Machine, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(60)
+        with start(machine.folders.root, NOTIFY_SOCKET=str(tmp_path / "notify"), WATCHDOG_USEC="300000") as agent:
+            heard = {systemd.recv(100) for _ in range(4)}
+            stop(agent)
+        assert heard == {b"READY=1", b"WATCHDOG=1"}
+        while (word := systemd.recv(100)) != b"STOPPING=1":
+            assert word == b"WATCHDOG=1"
+
+
+def test_a_healthy_model_that_breaks_its_latency_bound_gives_way_offline(
+    machine: Machine, release: Callable[..., tuple[bytes, Manifest]], assign: Callable[..., bytes], pictures: Any
+) -> None:
+    machine.install(data := release(2)[0], assign(data, 2, 2))
+    with machine.folders.config.open("a") as config:
+        config.write("[protect]\nslo_ms = 0.000001\nmin_answers = 1\npatience = 1\n")
+    with start(machine.folders.root, "serving tiny release 2") as agent:
+        assert ask(f"unix:{machine.folders.socket}", pictures(1)).model_version == "2"
+        wait_for(agent, "healthy → undone")
+        assert ask(f"unix:{machine.folders.socket}", pictures(1)).model_version == "1"
+        stop(agent)
+    events = machine.told()["events"]
+    undone = dict(zip(events["to"], zip(events["release"], events["reason"], strict=True), strict=True))["undone"]
+    assert undone[0] == 2 and "allowed are 1e-06 ms" in undone[1]
 
 
 def test_one_agent_a_folder(machine: Machine, agent: subprocess.Popen[str]) -> None:

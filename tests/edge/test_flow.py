@@ -378,3 +378,114 @@ def _survives(monkeypatch: pytest.MonkeyPatch, kill_at: int, act: Callable[[], N
         except Killed:
             return False
     return True
+
+
+@pytest.fixture
+def second(settled: Island, release: Release, assign: Assign) -> Island:
+    """Release 2 is healthy, release 1 its predecessor; nothing can be fetched any more."""
+    flow = settled.boot()
+    flow.receive(assign(settled.shelf.add(release(2)[0]), 2, 2))
+    flow.advance()
+    settled.timer += 61
+    flow.advance()
+    flow.settle()
+    settled.shelf.bundles.clear()
+    assert settled.told[-1].after == "healthy"
+    settled.told.clear()
+    return settled
+
+
+def test_a_healthy_release_that_is_complained_about_gives_way_offline_and_for_good(second: Island) -> None:
+    flow = second.boot()
+    flow.complain(2, "too slow")
+    assert second.release == 1
+    assert [(c.before, c.after, c.reason, c.release) for c in second.told] == [("healthy", "undone", "too slow", 2)]
+    flow.complain(2, "too slow")
+    second.boot().complain(1, "also slow")
+    assert (second.release, len(second.told)) == (1, 1)
+
+
+def test_a_complaint_about_a_release_that_is_being_proven_undoes_it(
+    settled: Island, release: Release, assign: Assign
+) -> None:
+    flow = settled.boot()
+    flow.receive(assign(settled.shelf.add(release(2)[0]), 2, 2))
+    flow.advance()
+    flow.complain(1, "about another one")
+    assert settled.release == 2
+    flow.complain(2, "too slow")
+    assert (settled.told[-1].before, settled.told[-1].after, settled.release) == ("proving", "undone", 1)
+
+
+def test_without_a_predecessor_a_bad_model_stays_and_that_is_told_once(settled: Island) -> None:
+    flow = settled.boot()
+    for _ in range(3):
+        flow.complain(1, "too slow")
+    assert settled.release == 1
+    reason = "too slow; it stays, for there is no predecessor to compare with"
+    assert [(c.before, c.after, c.reason) for c in settled.told] == [("healthy", "healthy", reason)]
+
+
+def test_what_the_director_took_back_is_never_put_back_by_a_complaint(second: Island, assign: Assign) -> None:
+    flow = second.boot()
+    active = second.slots.active()
+    assert active and active.previous
+    flow.receive(assign(b"", 1, 3, sha256=active.previous.sha256, length=1))
+    flow.advance()
+    assert second.release == 1
+    flow.complain(1, "too slow")
+    assert second.release == 1
+    assert "it stays, for goes back from release 2" in second.told[-1].reason
+
+
+def test_a_healthy_release_that_keeps_killing_the_agent_gives_way(second: Island) -> None:
+    for _ in range(MAX_STARTS):
+        second.boot()
+    assert second.release == 2
+    second.boot()
+    assert (second.release, second.told[-1].after) == (1, "undone")
+    assert "restarted 4 times" in second.told[-1].reason
+
+
+def test_starts_that_ended_in_order_are_no_crashes(second: Island) -> None:
+    for _ in range(3 * MAX_STARTS):
+        second.boot().settle()
+    assert (second.release, second.told) == (2, [])
+
+
+def test_a_healthy_release_that_fails_its_golden_inputs_later_gives_way(second: Island) -> None:
+    flow = second.boot()
+    flow.recheck()
+    assert second.release == 2
+    assert second.served
+    scores: Any = second.served.bundle.golden.outputs["scores"]
+    scores += np.float32(0.5)
+    flow.recheck()
+    assert (second.release, second.told[-1].after) == (1, "undone")
+    assert "differs by 0.5" in second.told[-1].reason
+
+
+def test_killed_at_every_durable_write_of_a_return(
+    tmp_path: Path, director: Ed25519PrivateKey, release: Release, assign: Assign, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = release(1)[0], release(2)[0]
+    for kill_at in itertools.count():
+        folder = tmp_path / str(kill_at)
+        folder.mkdir()
+        island = Island(folder, director, os.uname().machine)
+        for number, data in enumerate((old, new), 1):
+            flow = island.boot()
+            flow.receive(assign(island.shelf.add(data), number, number))
+            flow.advance()
+            island.timer += 61
+            flow.advance()
+        flow.settle()
+        survived = _survives(monkeypatch, kill_at, partial(flow.complain, 2, "too slow"))
+        again = island.boot()
+        assert island.release in (1, 2)
+        again.complain(2, "too slow")
+        assert (island.file.load().state, island.release) == (Update.UNDONE, 1)
+        assert island.states()[-1] == "undone"
+        if survived:
+            break
+    assert kill_at > 4

@@ -4,6 +4,7 @@
     FETCHING   fetch and verify the bundle, unpack it into the spare slot
     PROBING    does it answer the golden inputs on this device?
     PROVING    switch to it; compare it with its predecessor on live inputs; put the predecessor back if it fails
+    HEALTHY    nothing more to do, unless it crashes or a complaint comes: then the predecessor is put back as well
 
 Each step is taken again from its beginning after a restart, so each may be interrupted at any instruction. The new
 state is durable before it is acted upon, and reported after that, at least once. What a state means for the pointer is
@@ -28,12 +29,12 @@ from skerry_shared import bundle
 from skerry_shared.bundle import Bundle
 from skerry_shared.errors import ExpiredError, LinkError, ModelError, SkerryError, TrustError, UnfitError
 from skerry_shared.ports.runtime import Model, Tensors
-from skerry_shared.states import UPDATE, Update, UpdateEvent, step
+from skerry_shared.states import UNDER_WAY, UPDATE, Update, UpdateEvent, step
 
 log = logging.getLogger(__name__)
 
 RETRY_S = 30.0  # between attempts to fetch; an assignment lasts days
-MAX_STARTS = 3  # restarts of the agent under a candidate before the candidate is blamed for them
+MAX_STARTS = 3  # of the agent under one model, without an end in order, before the model is blamed for them
 
 
 class Repository(Protocol):
@@ -114,7 +115,7 @@ class UpdateFlow:
         self._predecessor: Live | None = None
         self._serving: Live | None = None
         self._proof, self._proving_since = Proof(), world.timer()
-        self._last_refusal = ""
+        self._last_refusal = self._last_complaint = ""
         self._steps: dict[Update | None, Callable[[], Verdict | Wait]] = {
             Update.ASSIGNED: self._fit,
             Update.FETCHING: self._fetch,
@@ -130,7 +131,7 @@ class UpdateFlow:
     def start(self) -> None:
         """Restore after a restart: report what was not reported, make pointer and state agree, serve."""
         self._tell()
-        if self._stored.state in (Update.PROBING, Update.PROVING):
+        if self._stored.state in (Update.PROBING, Update.PROVING, Update.HEALTHY):
             self._save(replace(self._stored, starts=self._stored.starts + 1))
             self._guard_starts()
         if self._stored.state in (Update.UNDONE, Update.REPLACED):
@@ -179,6 +180,42 @@ class UpdateFlow:
         """The candidate could not answer a live request."""
         if self.proving and release == self._stored.assignment.release:
             self._proof.fail()
+
+    def complain(self, release: int, reason: str) -> None:
+        """The model that serves does not do its job: put its predecessor back, or say why that cannot be."""
+        active = self._slots.active()
+        if active is None or active.release != release or not self._serves(active):
+            return
+        if self.proving:
+            self._change(Verdict(UpdateEvent.DISPROVEN, reason))
+        elif self._stored.state is Update.HEALTHY:
+            self._regress(active, reason)
+
+    def recheck(self) -> None:
+        """Let the model that serves answer its golden inputs once more; one that fails gives way."""
+        live = self._serving
+        if live is None:
+            return
+        try:
+            probe(live.model, live.bundle)
+        except ModelError as error:
+            self.complain(live.release, str(error))
+
+    def settle(self) -> None:
+        """The agent ran for long enough, or ended in order: its starts so far are no crashes of the healthy model."""
+        if self._stored.state is Update.HEALTHY and self._stored.starts:
+            self._save(replace(self._stored, starts=0))
+
+    def _regress(self, active: Pointer, reason: str) -> None:
+        objection = self._call_witness(active)
+        if not objection:
+            self._change(Verdict(UpdateEvent.REGRESSED, reason))
+        elif reason != self._last_complaint:  # it may be raised every second; one report is enough
+            self._last_complaint = reason
+            stored, about = self._stored, (active.workload, active.release, self._stored.assignment.rollout)
+            state, why = stored.state, f"{reason}; it stays, for {objection}"
+            assert state
+            self._world.report(Transition(self._world.clock(), state.value, state.value, why, *about))
 
     def _fit(self) -> Verdict:
         device, target = self._world.device, self._stored.assignment.target
@@ -248,11 +285,14 @@ class UpdateFlow:
             raise ValueError("no update to change")
         after = step(UPDATE, stored.state, verdict.event)
         now, reason = self._world.clock(), verdict.reason
-        self._save(replace(stored, state=after, before=stored.state, time=now, reason=reason, told=False))
+        starts = stored.starts if after in UNDER_WAY else 0
+        self._save(
+            replace(stored, state=after, before=stored.state, time=now, reason=reason, told=False, starts=starts)
+        )
         self._proof, self._proving_since = Proof(), self._world.timer()
         if after in (Update.UNDONE, Update.REPLACED) and self._put_back():
             self._serve_active()
-        if after not in UPDATE:
+        if after not in UNDER_WAY:
             self._candidate = self._predecessor = None
         self._tell()
 
@@ -270,12 +310,12 @@ class UpdateFlow:
         return active
 
     def _supersede(self) -> None:
-        if self._stored.state in UPDATE:
+        if self._stored.state in UNDER_WAY:
             self._change(Verdict(UpdateEvent.SUPERSEDED, "a newer assignment came"))
 
     def _put_back(self) -> bool:
         """Undo the switch if this update made it; what is not proven gives way. False if there was nothing to undo."""
-        if self._stored.before is not Update.PROVING or not self._serves(self._slots.active()):
+        if self._stored.before not in (Update.PROVING, Update.HEALTHY) or not self._serves(self._slots.active()):
             return False
         self._slots.undo()
         return True
@@ -284,9 +324,13 @@ class UpdateFlow:
         return active is not None and active.sha256 == self._stored.assignment.sha256
 
     def _guard_starts(self) -> None:
-        if self._stored.starts > MAX_STARTS:
-            event = UpdateEvent.DISPROVEN if self.proving else UpdateEvent.REJECTED
-            self._change(Verdict(event, f"the agent was restarted {self._stored.starts} times meanwhile"))
+        if self._stored.starts <= MAX_STARTS:
+            return
+        reason = f"the agent was restarted {self._stored.starts} times meanwhile"
+        if self._stored.state is Update.HEALTHY:
+            self.complain(self._stored.assignment.release, reason)
+        else:
+            self._change(Verdict(UpdateEvent.DISPROVEN if self.proving else UpdateEvent.REJECTED, reason))
 
     def _serve_active(self) -> None:
         """Serve what the pointer names; where that fails its predecessor, and where there is none nothing."""
@@ -295,14 +339,22 @@ class UpdateFlow:
             self._serve(None)
             return
         try:
-            self._serve(self._load(active.slot))
+            self._serve(self._warm(active) or self._load(active.slot))
         except ModelError as error:
             log.error("release %d cannot serve: %s", active.release, error)
-            if self.proving and self._serves(active):
-                self._change(Verdict(UpdateEvent.DISPROVEN, str(error)))
+            blamed = {Update.PROVING: UpdateEvent.DISPROVEN, Update.HEALTHY: UpdateEvent.REGRESSED}
+            event = blamed.get(self._stored.state) if self._stored.state else None
+            if event and self._serves(active):
+                self._change(Verdict(event, str(error)))
             else:
                 self._slots.undo()
                 self._serve_active()
+
+    def _warm(self, active: Pointer) -> Live | None:
+        """The predecessor, if it is what serves now and was kept loaded: an undo should not wait."""
+        live = self._predecessor
+        is_it = live and (live.bundle.manifest.workload, live.release) == (active.workload, active.release)
+        return live if is_it else None
 
     def _serve(self, live: Live | None) -> None:
         self._serving = live
