@@ -220,6 +220,7 @@ def rollout_start(
     canary: Annotated[int, typer.Option(help="Devices in the first wave.")] = 1,
     wave_minutes: Annotated[float, typer.Option(help="A wave that is not healthy by then halts the rollout.")] = 60.0,
     device: Annotated[list[str] | None, typer.Option(help="Only these; may be repeated.")] = None,
+    shadow: Annotated[bool, typer.Option("--shadow", help="Answer beside what serves, report, never switch.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Follow it to its end; exit 1 if it halts.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -229,7 +230,8 @@ def rollout_start(
     """
     workload, number = _release_name(name)
     done = _cloud(context).post("/rollouts", workload=workload, release=number, canary=canary,
-                                wave_seconds=wave_minutes * 60, devices=device or [])  # fmt: skip
+                                wave_seconds=wave_minutes * 60, devices=device or [],
+                                mode="shadow" if shadow else "serve")  # fmt: skip
     canaries = ", ".join(done["waves"][0])
     if not wait:
         hint = f"follow it with `skerry rollout show {done['id']}`"
@@ -245,7 +247,7 @@ def rollout_start(
 def rollout_list(context: typer.Context, as_json: Json = False) -> None:
     """All rollouts."""
     _list(_cloud(context).get("/rollouts"), as_json, {
-        "rollout": "id", "release": lambda r: f"{r['workload']}/{r['release']}", "state": "state",
+        "rollout": "id", "release": lambda r: f"{r['workload']}/{r['release']}", "mode": "mode", "state": "state",
         "wave": lambda r: f"{r['wave'] + 1} of {len(r['waves'])}", "started": _when("created"), "reason": "reason",
     })  # fmt: skip
 
@@ -323,7 +325,7 @@ def events(
 @app.command(rich_help_panel=BACK)
 def telemetry(context: typer.Context, as_json: Json = False) -> None:
     """What came home: rows in the lake for each device."""
-    counts = {name: name for name in ("windows", "samples", "labels", "events")}
+    counts = {name: name for name in ("windows", "samples", "labels", "events", "shadow")}
     _list(_cloud(context).get("/telemetry"), as_json, {"device": "device", **counts, "newest": _when("newest")})
 
 

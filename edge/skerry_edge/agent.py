@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -21,6 +22,7 @@ from skerry_edge.infer.engine import Active, Engine
 from skerry_edge.infer.models import load_model
 from skerry_edge.machine import this_machine, versions
 from skerry_edge.notify import READY, STOPPING, WATCHDOG, Notifier
+from skerry_edge.observe.arrow import encode
 from skerry_edge.observe.events import EventLog
 from skerry_edge.observe.outbox import Outbox
 from skerry_edge.observe.recorder import Recorder, label_rows, read_samples
@@ -38,7 +40,7 @@ from skerry_edge.update.slots import Slots
 from skerry_edge.update.state import StateFile
 from skerry_edge.update.worker import Worker
 from skerry_edge.upkeep import Upkeep
-from skerry_shared import profiles
+from skerry_shared import profiles, telemetry
 from skerry_shared.files import write_durably
 from skerry_shared.identity import load_key
 from skerry_shared.locking import locked
@@ -131,6 +133,8 @@ class Agent:
             clock=time.time,
             timer=time.monotonic,
             health=config.health,
+            shadow=config.shadow,
+            compared=self._report_shadow,
         )
 
     def _activate(self, live: Live | None) -> None:
@@ -165,10 +169,15 @@ class Agent:
     def _sink(self, table: str, payload: bytes) -> None:
         """Pass a batch to the outbox; samples of a model that is being proven also to the update."""
         manifest = self._engine.manifest
-        if table == "samples" and manifest and self._worker.proving:
+        if table == "samples" and manifest and self._wants_samples:
             for prediction_id, inputs, scores in read_samples(manifest, payload):
                 self._worker.sample(manifest.release, prediction_id, inputs, scores)
         self._outbox.put(table, payload)
+
+    @property
+    def _wants_samples(self) -> bool:
+        spare = allowance(self._strain, self._config.threads).shadow
+        return self._worker.proving or (self._worker.shadowing and spare)
 
     def _learn(self, truths: Sequence[tuple[str, str]]) -> None:
         """Pass late labels, as (prediction id, label), to the outbox and to an update that is being proven."""
@@ -189,6 +198,9 @@ class Agent:
         write_durably(folders.port, str(port).encode())
         log.info("inference on %s: gRPC %d, REST %d; and %s", place.address, port, http.port, folders.socket)
         return _Servers([unix, tcp], http)
+
+    def _report_shadow(self, row: dict[str, Any]) -> None:
+        self._outbox.put("shadow", telemetry.pack(encode("shadow", {name: [value] for name, value in row.items()})))
 
     def _report(self, change: Transition) -> None:
         log.info("update %s: %s → %s: %s", change.release, change.before or "-", change.after, change.reason)

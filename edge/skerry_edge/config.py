@@ -51,6 +51,19 @@ class Listen:
 
 
 @dataclass(frozen=True)
+class Shadow:
+    """How long a candidate answers beside the champion: the table [shadow]. It sees what ``sample_rate`` samples."""
+
+    answers: int = 200  # that are compared, then it reports
+    seconds: float = 86400.0  # in which there must have been so many, else it is refused
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, which ``decode`` turns into a ConfigError."""
+        if self.answers < 1 or self.seconds <= 0:
+            raise ValueError("needs answers >= 1 and seconds > 0")
+
+
+@dataclass(frozen=True)
 class Protect:
     """When a model that serves gives way to its predecessor: the table [protect]."""
 
@@ -94,6 +107,7 @@ class AgentConfig:
     spool_mb: int = 64  # telemetry kept while offline
     health: Health = Health()
     protect: Protect = Protect()
+    shadow: Shadow = Shadow()
 
     def __post_init__(self) -> None:
         """Raises ValueError, which ``decode`` turns into a ConfigError."""

@@ -17,6 +17,8 @@ class Update(str, Enum):
     FETCHING = "fetching"  # fits this device; metadata and bundle are being fetched and verified
     PROBING = "probing"  # unpacked in the spare slot; answers golden inputs
     PROVING = "proving"  # switched to: serves, and is compared with its predecessor on live inputs
+    SHADOWING = "shadowing"  # serves nobody; answers a sample of live inputs beside the champion
+    SHADOWED = "shadowed"  # … and has reported
     HEALTHY = "healthy"  # proven; it stays so unless it fails its bounds later
     REFUSED = "refused"  # never served
     UNDONE = "undone"  # served, then the predecessor was put back
@@ -29,6 +31,8 @@ class UpdateEvent(str, Enum):
     FIT = "fit"
     VERIFIED = "verified"
     PASSED = "passed"
+    BESIDE = "beside"  # passed, and is to answer beside the champion only
+    COMPARED = "compared"
     PROVEN = "proven"
     REJECTED = "rejected"
     DISPROVEN = "disproven"
@@ -49,12 +53,18 @@ UPDATE: dict[Update, dict[UpdateEvent, Update]] = {
     },
     Update.PROBING: {
         UpdateEvent.PASSED: Update.PROVING,
+        UpdateEvent.BESIDE: Update.SHADOWING,
         UpdateEvent.REJECTED: Update.REFUSED,
         UpdateEvent.SUPERSEDED: Update.REPLACED,
     },
     Update.PROVING: {
         UpdateEvent.PROVEN: Update.HEALTHY,
         UpdateEvent.DISPROVEN: Update.UNDONE,
+        UpdateEvent.SUPERSEDED: Update.REPLACED,
+    },
+    Update.SHADOWING: {
+        UpdateEvent.COMPARED: Update.SHADOWED,
+        UpdateEvent.REJECTED: Update.REFUSED,
         UpdateEvent.SUPERSEDED: Update.REPLACED,
     },
     Update.HEALTHY: {UpdateEvent.REGRESSED: Update.UNDONE},

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from skerry_edge import Client, status
-from skerry_edge.config import Folders, Health
+from skerry_edge.config import Folders, Health, Shadow
 from skerry_edge.infer.models import load_model
 from skerry_edge.observe.arrow import decode
 from skerry_edge.observe.recorder import SAMPLES
@@ -84,6 +84,8 @@ class Machine:
             clock=lambda: 2000.0,
             timer=lambda: 0.0,
             health=Health(proving_s=0),
+            shadow=Shadow(),
+            compared=lambda _: None,
         )
         folders = self.folders
         flow = UpdateFlow(world, Slots(folders.slots, folders.active), StateFile(folders.update))
@@ -383,3 +385,26 @@ def test_the_cloud_assigns_and_the_device_judges(
         (1, "assigned"), (1, "fetching"), (1, "probing"), (1, "proving"), (1, "healthy"),
         (2, "assigned"), (2, "fetching"), (2, "probing"), (2, "proving"), (2, "undone"),
     ]  # fmt: skip
+
+
+def test_a_shadow_reports_and_the_champion_goes_on_serving(
+    tmp_path: Path, director: Ed25519PrivateKey, cloud: Any, publisher: Any, gateway: Any, pictures: Any,
+    release: Callable[..., tuple[bytes, Manifest]], assign: Callable[..., bytes], weights: np.ndarray[Any, Any],
+) -> None:  # fmt: skip
+    port, downs = gateway
+    settings = f'repository = "{cloud.url}/tuf"\ngateway = "127.0.0.1:{port}"\n[shadow]\nanswers = {SAMPLES}\n'
+    machine = Machine(tmp_path / "d", director, cloud.authority, settings)
+    machine.folders.trust_root.write_bytes(publisher.root)
+    first, second = release(1)[0], release(2, -weights)[0]
+    machine.install(first, assign(first, 1, 1))
+    publisher.publish("tiny/2/generic-x86-64.bundle", second)
+    with start(machine.folders.root, until="linked over grpc") as agent:
+        signed = assign(second, 2, 2, expires=int(time.time()) + 3600, mode="shadow")
+        downs.put(telemetry_pb2.Down(desired=signed))
+        wait_for(agent, "probing → shadowing")
+        for i in range(SAMPLES):
+            assert ask(f"unix:{machine.folders.socket}", pictures(1, seed=i)).model_version == "1"
+        wait_for(agent, "shadowing → shadowed")
+        stop(agent)
+    (compared,), (champion,) = machine.told()["shadow"]["compared"], machine.told()["shadow"]["champion"]
+    assert (compared, champion) == (SAMPLES, 1)

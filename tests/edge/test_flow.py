@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from skerry_edge.config import Health
+from skerry_edge.config import Health, Shadow
 from skerry_edge.infer.models import load_model
 from skerry_edge.update.flow import MAX_STARTS, RETRY_S, Live, Transition, UpdateFlow, World
 from skerry_edge.update.plan import Device
 from skerry_edge.update.slots import Slots
 from skerry_edge.update.state import StateFile
-from skerry_shared import bundle, files
+from skerry_shared import bundle, files, telemetry
 from skerry_shared.errors import DigestError, LinkError
 from skerry_shared.release import Manifest, Target
 from skerry_shared.states import Update
@@ -58,6 +58,7 @@ class Island:
         self.slots = Slots(folder / "slots", folder / "active")
         self.file, self.shelf = StateFile(folder / "update"), Shelf()
         self.told: list[Transition] = []
+        self.compared: list[dict[str, Any]] = []
         self.served: Live | None = None
         self.now, self.timer = 2000.0, 0.0
         self.world = World(
@@ -70,6 +71,8 @@ class Island:
             clock=lambda: self.now,
             timer=lambda: self.timer,
             health=Health(proving_answers=10, min_agreement=0.3, proving_s=60),
+            shadow=Shadow(answers=10, seconds=600),
+            compared=self.compared.append,
         )
 
     def serve(self, live: Live | None) -> None:
@@ -489,3 +492,63 @@ def test_killed_at_every_durable_write_of_a_return(
         if survived:
             break
     assert kill_at > 4
+
+
+def test_a_shadow_is_compared_and_reported_but_never_serves(
+    settled: Island, release: Release, assign: Assign, pictures: Pictures, weights: np.ndarray[Any, Any]
+) -> None:
+    flow = settled.boot()
+    flow.receive(assign(settled.shelf.add(release(2, -weights)[0]), 2, 2, mode="shadow"))
+    assert flow.advance() == 600
+    assert (flow.shadowing, flow.proving, settled.release) == (True, False, 1)
+    settled.answers(flow, pictures(10, seed=1))
+    assert flow.advance() is None
+    assert settled.states() == ["assigned", "fetching", "probing", "shadowing", "shadowed"]
+    (row,) = settled.compared
+    assert row.keys() == telemetry.TABLES["shadow"].keys()
+    assert (row["release"], row["champion"], row["compared"], row["failed"]) == (2, 1, 10, 0)
+    assert row["agreed"] < 10 and 0 <= row["agreement_low"] < row["agreement_high"] < 1
+    active = settled.slots.active()
+    assert (settled.release, active and active.release) == (1, 1)
+
+
+def test_a_shadow_without_traffic_is_refused(settled: Island, release: Release, assign: Assign) -> None:
+    flow = settled.boot()
+    flow.receive(assign(settled.shelf.add(release(2)[0]), 2, 2, mode="shadow"))
+    flow.advance()
+    settled.timer += 601
+    flow.advance()
+    assert (settled.told[-1].after, settled.release) == ("refused", 1)
+    assert "only 0 of 10 live answers could be compared within 600 s" in settled.told[-1].reason
+
+
+def test_a_shadow_needs_something_that_serves(island: Island, release: Release, assign: Assign) -> None:
+    flow = island.boot()
+    flow.receive(assign(island.shelf.add(release(1)[0]), 1, 1, mode="shadow"))
+    flow.advance()
+    assert (island.told[-1].after, island.release) == ("refused", None)
+    assert "no model of tiny serves here" in island.told[-1].reason
+
+
+def test_a_shadow_goes_on_after_a_restart_and_can_be_promoted_without_another_download(
+    settled: Island, release: Release, assign: Assign, pictures: Pictures
+) -> None:
+    data = release(2)[0]
+    flow = settled.boot()
+    flow.receive(assign(settled.shelf.add(data), 2, 2, mode="shadow"))
+    flow.advance()
+    again = settled.boot()
+    assert again.advance() == 600
+    settled.answers(again, pictures(10, seed=1))
+    again.advance()
+    assert settled.compared[0]["agreed"] == 10
+    settled.shelf.bundles.clear()
+    again.receive(assign(data, 2, 3))
+    again.advance()
+    assert (settled.told[-1].after, settled.release) == ("proving", 2)
+
+
+def test_an_unknown_mode_is_refused_at_the_door(settled: Island, release: Release, assign: Assign) -> None:
+    flow = settled.boot()
+    flow.receive(assign(release(2)[0], 2, 2, mode="mirror"))
+    assert "mode 'mirror' is unknown" in settled.told[-1].reason

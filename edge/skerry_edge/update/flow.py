@@ -3,6 +3,7 @@
     ASSIGNED   is it for this kind of device?
     FETCHING   fetch and verify the bundle, unpack it into the spare slot
     PROBING    does it answer the golden inputs on this device?
+    SHADOWING  if that was asked for: answer live inputs beside what serves, report, and never switch
     PROVING    switch to it; compare it with its predecessor on live inputs; put the predecessor back if it fails
     HEALTHY    nothing more to do, unless it crashes or a complaint comes: then the predecessor is put back as well
 
@@ -14,7 +15,7 @@ restored at start: PROVING serves the candidate, UNDONE and REPLACED do not.
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -23,6 +24,8 @@ from numpy.typing import NDArray
 from skerry_edge.update import plan
 from skerry_edge.update.probe import probe
 from skerry_edge.update.prove import Bounds, Proof, Verdict, judge, top_label
+from skerry_edge.update.shadow import Comparison
+from skerry_edge.update.shadow import Settings as ShadowSettings
 from skerry_edge.update.slots import Pointer, Slots
 from skerry_edge.update.state import StateFile, Stored
 from skerry_shared import bundle
@@ -96,6 +99,8 @@ class World:
     clock: Callable[[], float]  # Unix seconds
     timer: Callable[[], float]  # seconds; unlike the clock never set
     health: Settings
+    shadow: ShadowSettings
+    compared: Callable[[dict[str, Any]], None]  # a row of telemetry table "shadow", to be kept durably
 
 
 @dataclass(frozen=True)
@@ -114,12 +119,13 @@ class UpdateFlow:
         self._candidate: Live | None = None
         self._predecessor: Live | None = None
         self._serving: Live | None = None
-        self._proof, self._proving_since = Proof(), world.timer()
+        self._proof, self._comparison, self._since = Proof(), Comparison(), world.timer()
         self._last_refusal = self._last_complaint = ""
         self._steps: dict[Update | None, Callable[[], Verdict | Wait]] = {
             Update.ASSIGNED: self._fit,
             Update.FETCHING: self._fetch,
             Update.PROBING: self._probe,
+            Update.SHADOWING: self._shadow,
             Update.PROVING: self._prove,
         }
 
@@ -128,10 +134,15 @@ class UpdateFlow:
         """Are samples of live answers wanted?"""
         return self._stored.state is Update.PROVING
 
+    @property
+    def shadowing(self) -> bool:
+        """Are samples of live answers wanted for a candidate that serves nobody?"""
+        return self._stored.state is Update.SHADOWING
+
     def start(self) -> None:
         """Restore after a restart: report what was not reported, make pointer and state agree, serve."""
         self._tell()
-        if self._stored.state in (Update.PROBING, Update.PROVING, Update.HEALTHY):
+        if self._stored.state in (Update.PROBING, Update.SHADOWING, Update.PROVING, Update.HEALTHY):
             self._save(replace(self._stored, starts=self._stored.starts + 1))
             self._guard_starts()
         if self._stored.state in (Update.UNDONE, Update.REPLACED):
@@ -160,7 +171,9 @@ class UpdateFlow:
         return None
 
     def compare(self, release: int, prediction_id: str, inputs: Tensors, scores: NDArray[np.floating]) -> None:
-        """A live answer of the candidate: its inputs (a batch of one) and its scores."""
+        """A live answer of what serves: its inputs (a batch of one) and its scores."""
+        if self.shadowing:
+            self._answer_beside(release, inputs)
         if not self.proving or not self._predecessor or not self._serving or release != self._serving.release:
             return
         try:
@@ -202,8 +215,8 @@ class UpdateFlow:
             self.complain(live.release, str(error))
 
     def settle(self) -> None:
-        """The agent ran for long enough, or ended in order: its starts so far are no crashes of the healthy model."""
-        if self._stored.state is Update.HEALTHY and self._stored.starts:
+        """The agent ran for long enough, or ended in order: its starts so far are no crashes of the model."""
+        if self._stored.state in (Update.SHADOWING, Update.HEALTHY) and self._stored.starts:
             self._save(replace(self._stored, starts=0))
 
     def _regress(self, active: Pointer, reason: str) -> None:
@@ -220,7 +233,8 @@ class UpdateFlow:
     def _fit(self) -> Verdict:
         device, target = self._world.device, self._stored.assignment.target
         target.check(device.arch, device.runtimes, device.memory_bytes)
-        self._slots.forget_predecessor_of(self._stored.assignment.sha256)
+        if not self._stored.assignment.shadow:
+            self._slots.forget_predecessor_of(self._stored.assignment.sha256)
         return Verdict(UpdateEvent.FIT, f"fits {target.profile}")
 
     def _fetch(self) -> Verdict | Wait:
@@ -246,13 +260,57 @@ class UpdateFlow:
         plan.check_manifest(assignment, unpacked.manifest)
         self._candidate = Live(unpacked, self._world.load(unpacked))
         worst = probe(self._candidate.model, unpacked)
-        return Verdict(UpdateEvent.PASSED, f"golden outputs within {worst:.2g}")
+        event = UpdateEvent.BESIDE if assignment.shadow else UpdateEvent.PASSED
+        return Verdict(event, f"golden outputs within {worst:.2g}")
+
+    def _shadow(self) -> Verdict | Wait:
+        assignment, champion, wanted = self._stored.assignment, self._serving, self._world.shadow
+        if champion is None or champion.bundle.manifest.workload != assignment.workload:
+            raise ModelError(f"no model of {assignment.workload} serves here that it could be compared with")
+        slot = self._slots.holding(assignment.sha256)
+        if slot is None:
+            raise ModelError("the slot lost its bundle")
+        self._candidate = self._candidate or self._load(slot)
+        if self._comparison.compared >= wanted.answers:
+            self._world.compared(self._report_on(champion))
+            return Verdict(UpdateEvent.COMPARED, self._comparison.summary())
+        left = wanted.seconds - (self._world.timer() - self._since)
+        if left <= 0:
+            found = f"{self._comparison.compared} of {wanted.answers}"
+            raise ModelError(f"only {found} live answers could be compared within {wanted.seconds:.0f} s")
+        return Wait(left)
+
+    def _answer_beside(self, release: int, inputs: Tensors) -> None:
+        champion, candidate = self._serving, self._candidate
+        if champion is None or candidate is None or champion.release != release:
+            return
+        if self._comparison.compared % 2:  # take turns in going first
+            theirs = self._timed(candidate, inputs)
+            ours = self._timed(champion, inputs)
+        else:
+            ours = self._timed(champion, inputs)
+            theirs = self._timed(candidate, inputs)
+        self._comparison.add(ours, theirs)
+
+    def _timed(self, live: Live, inputs: Tensors) -> tuple[str | None, float]:
+        began = self._world.timer()
+        try:
+            scores = np.asarray(live.model.run(inputs)["scores"][0])
+        except ModelError:
+            return None, self._world.timer() - began
+        return top_label(scores, live.labels), self._world.timer() - began
+
+    def _report_on(self, champion: Live) -> dict[str, Any]:
+        assignment, now = self._stored.assignment, self._world.clock()
+        about = {"workload": assignment.workload, "release": assignment.release, "champion": champion.release}
+        times = {"rollout": assignment.rollout, "start": self._stored.time, "end": now}
+        return about | times | self._comparison.row()
 
     def _prove(self) -> Verdict | Wait:
         objection = self._call_witness(self._switched())
         if objection:
             return Verdict(UpdateEvent.PROVEN, f"golden inputs; {objection}")
-        health, passed = self._world.health, self._world.timer() - self._proving_since
+        health, passed = self._world.health, self._world.timer() - self._since
         left, patience = health.proving_s - passed, health.labels_s - passed
         return judge(self._proof, health, passed, left) or Wait(min(left, patience) if patience > 0 else left)
 
@@ -289,7 +347,7 @@ class UpdateFlow:
         self._save(
             replace(stored, state=after, before=stored.state, time=now, reason=reason, told=False, starts=starts)
         )
-        self._proof, self._proving_since = Proof(), self._world.timer()
+        self._proof, self._comparison, self._since = Proof(), Comparison(), self._world.timer()
         if after in (Update.UNDONE, Update.REPLACED) and self._put_back():
             self._serve_active()
         if after not in UNDER_WAY:

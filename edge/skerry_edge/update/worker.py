@@ -33,6 +33,11 @@ class Worker:
         """Are samples wanted?"""
         return self._flow.proving
 
+    @property
+    def shadowing(self) -> bool:
+        """Are samples wanted for a candidate that serves nobody?"""
+        return self._flow.shadowing
+
     def desire(self, data: bytes) -> None:
         """A serialised Signed assignment came."""
         self._desired.append(data)
