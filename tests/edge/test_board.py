@@ -14,6 +14,9 @@ from skerry_shared.errors import ConfigError, UnfitError
 from skerry_shared.profiles import Profile
 from skerry_shared.testing import boards
 
+pytestmark = pytest.mark.arm64
+
+
 KNOWN = profiles.load_all()
 
 

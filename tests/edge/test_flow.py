@@ -24,6 +24,9 @@ from skerry_shared.errors import DigestError, LinkError
 from skerry_shared.release import Manifest, Target
 from skerry_shared.states import Update
 
+pytestmark = pytest.mark.arm64
+
+
 Release = Callable[..., tuple[bytes, Manifest]]
 Assign = Callable[..., bytes]
 Pictures = Callable[..., np.ndarray[Any, Any]]

@@ -16,6 +16,9 @@ from skerry_edge.serve.tensors import CONTENTS
 from skerry_proto.v1 import inference_pb2 as pb
 from skerry_shared import bundle
 
+pytestmark = pytest.mark.arm64
+
+
 Call = Callable[..., Any]
 
 

@@ -18,6 +18,9 @@ from skerry_shared.errors import ModelError
 from skerry_shared.ports.runtime import Tensors
 from skerry_shared.profiles import Thermal
 
+pytestmark = pytest.mark.arm64
+
+
 BOUNDS = Protect(slo_ms=10.0)
 LABELS = 4
 

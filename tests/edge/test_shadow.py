@@ -9,6 +9,9 @@ from scipy.stats import binomtest
 from skerry_edge.observe.arrow import decode, encode
 from skerry_edge.update.shadow import Comparison, wilson
 
+pytestmark = pytest.mark.arm64
+
+
 counted = st.integers(1, 10_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 tops = st.sampled_from(["boot", "bag", None])
 pairs = st.lists(st.tuples(st.tuples(tops, st.floats(0, 1)), st.tuples(tops, st.floats(0, 1))), max_size=60)

@@ -12,6 +12,9 @@ from skerry_shared.identity import Authority, Token
 from skerry_shared.release import Assignment
 from skerry_shared.testing.examples import MANIFEST
 
+pytestmark = pytest.mark.arm64
+
+
 NOW = identity.utc(time.time())
 AUTHORITY = Authority.new("test", NOW)
 

@@ -5,6 +5,8 @@ import pytest
 from skerry_shared.errors import StateError
 from skerry_shared.states import ROLLOUT, UNDER_WAY, UPDATE, Rollout, RolloutEvent, Update, UpdateEvent, step
 
+pytestmark = pytest.mark.arm64
+
 
 @pytest.mark.parametrize(
     ("table", "states", "events"), [(UPDATE, Update, UpdateEvent), (ROLLOUT, Rollout, RolloutEvent)]
