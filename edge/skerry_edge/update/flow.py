@@ -282,23 +282,8 @@ class UpdateFlow:
 
     def _answer_beside(self, release: int, inputs: Tensors) -> None:
         champion, candidate = self._serving, self._candidate
-        if champion is None or candidate is None or champion.release != release:
-            return
-        if self._comparison.compared % 2:  # take turns in going first
-            theirs = self._timed(candidate, inputs)
-            ours = self._timed(champion, inputs)
-        else:
-            ours = self._timed(champion, inputs)
-            theirs = self._timed(candidate, inputs)
-        self._comparison.add(ours, theirs)
-
-    def _timed(self, live: Live, inputs: Tensors) -> tuple[str | None, float]:
-        began = self._world.timer()
-        try:
-            scores = np.asarray(live.model.run(inputs)["scores"][0])
-        except ModelError:
-            return None, self._world.timer() - began
-        return top_label(scores, live.labels), self._world.timer() - began
+        if champion and candidate and champion.release == release:
+            self._comparison.ask(champion, candidate, inputs, self._world.timer)
 
     def _report_on(self, champion: Live) -> dict[str, Any]:
         assignment, now = self._stored.assignment, self._world.clock()

@@ -7,10 +7,15 @@ path), and take turns in going first, for the second one finds the caches warm.
 
 import math
 from collections import Counter, deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
+
+from skerry_edge.update.prove import top_label
+from skerry_shared.errors import ModelError
+from skerry_shared.ports.runtime import Model, Tensors
 
 REMEMBERED = 4096  # times of each model; enough for a stable 99th percentile
 Z = 1.959963984540054  # of the normal distribution: an interval of 95 %
@@ -23,6 +28,15 @@ class Settings(Protocol):
     def answers(self) -> int: ...  # noqa: D102
     @property
     def seconds(self) -> float: ...  # noqa: D102
+
+
+class Contestant(Protocol):
+    """A loaded model and the labels of its scores."""
+
+    @property
+    def model(self) -> Model: ...  # noqa: D102
+    @property
+    def labels(self) -> Sequence[str]: ...  # noqa: D102
 
 
 def _times() -> deque[float]:
@@ -49,6 +63,16 @@ class Comparison:
     agreed: int = 0
     champion: Side = field(default_factory=Side)
     candidate: Side = field(default_factory=Side)
+
+    def ask(self, champion: Contestant, candidate: Contestant, inputs: Tensors, timer: Callable[[], float]) -> None:
+        """Let both answer ``inputs``, a batch of one; ``timer`` gives seconds."""
+        if self.compared % 2:
+            theirs = _timed(candidate, inputs, timer)
+            ours = _timed(champion, inputs, timer)
+        else:
+            ours = _timed(champion, inputs, timer)
+            theirs = _timed(candidate, inputs, timer)
+        self.add(ours, theirs)
 
     def add(self, champion: tuple[str | None, float], candidate: tuple[str | None, float]) -> None:
         """One more answer of each: (label, seconds)."""
@@ -83,6 +107,15 @@ class Comparison:
         low, high = wilson(self.agreed, self.compared)
         times = f"{self.candidate.quantile_ms(0.5):.2f} ms against {self.champion.quantile_ms(0.5):.2f} ms"
         return f"agrees on {self.agreed} of {self.compared} live answers ({low:.0%} to {high:.0%}), {times}"
+
+
+def _timed(contestant: Contestant, inputs: Tensors, timer: Callable[[], float]) -> tuple[str | None, float]:
+    began = timer()
+    try:
+        scores = np.asarray(contestant.model.run(inputs)["scores"][0])
+    except ModelError:
+        return None, timer() - began
+    return top_label(scores, contestant.labels), timer() - began
 
 
 def wilson(agreed: int, compared: int) -> tuple[float, float]:
