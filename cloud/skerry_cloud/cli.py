@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -16,6 +16,9 @@ from rich.table import Table
 
 from skerry_cloud.api_client import CloudClient
 from skerry_shared.errors import SkerryError, UsageError
+
+if TYPE_CHECKING:
+    from skerry_shared.testing import oip
 
 MAP = """Train, compress, sign, roll out, watch and retrain models on a fleet of devices.
 
@@ -178,7 +181,7 @@ def release_show(
 def device_add(
     context: typer.Context,
     name: str,
-    profile: Annotated[str, typer.Option(help="What kind of device it is.")] = "generic-x86-64",
+    profile: Annotated[str, typer.Option(help="What kind of device it is; auto: it will say.")] = "generic-x86-64",
     as_json: Json = False,
 ) -> None:
     """Announce a device and print its one-time enrolment token.
@@ -217,6 +220,7 @@ def rollout_start(
     canary: Annotated[int, typer.Option(help="Devices in the first wave.")] = 1,
     wave_minutes: Annotated[float, typer.Option(help="A wave that is not healthy by then halts the rollout.")] = 60.0,
     device: Annotated[list[str] | None, typer.Option(help="Only these; may be repeated.")] = None,
+    shadow: Annotated[bool, typer.Option("--shadow", help="Answer beside what serves, report, never switch.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Follow it to its end; exit 1 if it halts.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -226,7 +230,8 @@ def rollout_start(
     """
     workload, number = _release_name(name)
     done = _cloud(context).post("/rollouts", workload=workload, release=number, canary=canary,
-                                wave_seconds=wave_minutes * 60, devices=device or [])  # fmt: skip
+                                wave_seconds=wave_minutes * 60, devices=device or [],
+                                mode="shadow" if shadow else "serve")  # fmt: skip
     canaries = ", ".join(done["waves"][0])
     if not wait:
         hint = f"follow it with `skerry rollout show {done['id']}`"
@@ -242,7 +247,7 @@ def rollout_start(
 def rollout_list(context: typer.Context, as_json: Json = False) -> None:
     """All rollouts."""
     _list(_cloud(context).get("/rollouts"), as_json, {
-        "rollout": "id", "release": lambda r: f"{r['workload']}/{r['release']}", "state": "state",
+        "rollout": "id", "release": lambda r: f"{r['workload']}/{r['release']}", "mode": "mode", "state": "state",
         "wave": lambda r: f"{r['wave'] + 1} of {len(r['waves'])}", "started": _when("created"), "reason": "reason",
     })  # fmt: skip
 
@@ -320,7 +325,7 @@ def events(
 @app.command(rich_help_panel=BACK)
 def telemetry(context: typer.Context, as_json: Json = False) -> None:
     """What came home: rows in the lake for each device."""
-    counts = {name: name for name in ("windows", "samples", "labels", "events")}
+    counts = {name: name for name in ("windows", "samples", "labels", "events", "shadow")}
     _list(_cloud(context).get("/telemetry"), as_json, {"device": "device", **counts, "newest": _when("newest")})
 
 
@@ -328,6 +333,31 @@ def telemetry(context: typer.Context, as_json: Json = False) -> None:
 def workloads(context: typer.Context, as_json: Json = False) -> None:
     """The workloads that this cloud knows: built in, by entry point, or by path in skerry-cloud.toml."""
     _list(_cloud(context).get("/workloads"), as_json, {"workload": "name"})
+
+
+@app.command("oip-check", rich_help_panel=LOOK)
+def oip_check(
+    grpc: Annotated[str, typer.Argument(metavar="[HOST:PORT]", help="Address of the gRPC server.")] = "",
+    http: Annotated[str, typer.Option(metavar="HOST:PORT", help="Address of the REST server.")] = "",
+    model: Annotated[str, typer.Option(help="The model to ask; the server's only one if it tells it.")] = "",
+    shape: Annotated[list[str] | None, typer.Option(help="Of an input, as NAME=1,3,224,224; repeatable.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Check any server of the Open Inference Protocol v2 against its specification: agent, Triton, KServe, MLServer, …
+
+    Exit code 1 if a rule that must hold is broken.
+
+    Example: skerry oip-check 127.0.0.1:8001 --http 127.0.0.1:8000 --model resnet
+    """
+    from skerry_shared.testing import oip
+
+    report = oip.run(oip.Target(grpc, http, model, dict(map(_input_shape, shape or ()))))
+    if as_json:
+        typer.echo(json.dumps(report.document()))
+    else:
+        _print_report(report)
+    if not report.conforms:
+        raise typer.Exit(1)
 
 
 for group, name, panel in (
@@ -413,6 +443,27 @@ def _list(rows: list[dict[str, Any]], as_json: bool, columns: dict[str, str | Ca
         table.add_row(*(escape(str(cell)) for cell in cells))
     console.print(table if rows else "[dim]none[/]")
     return None
+
+
+def _print_report(report: "oip.Report") -> None:
+    colours = {"pass": "green", "fail": "bold red", "skip": "dim"}
+    table = Table("", "level", "check", "rule", "seen", box=None, header_style="bold", pad_edge=False)
+    for result in report.results:
+        check, outcome = result.check, result.outcome.value
+        seen = f"{result.seen} ({check.clause})" if outcome == "fail" else result.seen[:80]
+        cells = (check.level.value, check.id, check.title, seen)
+        table.add_row(f"[{colours[outcome]}]{outcome}[/]", *map(escape, cells))
+    console.print(table)
+    counts = ", ".join(f"{report.count(outcome)} {outcome.value}" for outcome in type(report.results[0].outcome))
+    verdict = "[green]conforms[/]" if report.conforms else f"[bold red]broken: {escape(', '.join(report.broken))}[/]"
+    console.print(f"{escape(report.server)}, model {escape(report.model)}: {counts}; {verdict}")
+
+
+def _input_shape(text: str) -> tuple[str, tuple[int, ...]]:
+    name, _, sizes = text.rpartition("=")
+    if not name or not all(size.isdigit() for size in sizes.split(",")):
+        raise UsageError(f"shape: {text!r} is not NAME=SIZE,SIZE,…, as in image=1,3,224,224")
+    return name, tuple(int(size) for size in sizes.split(","))
 
 
 def _release_name(name: str) -> tuple[str, int]:

@@ -137,6 +137,7 @@ class Rollout(Base, kw_only=True):
     wave_started: Mapped[float]
     created: Mapped[float]
     reason: Mapped[str] = mapped_column(default="")
+    mode: Mapped[str] = mapped_column(default="serve", server_default="serve")  # or shadow, see release.MODES
 
 
 class Assignment(Base, kw_only=True):

@@ -12,8 +12,9 @@ import os
 import signal
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -24,25 +25,34 @@ from skerry_edge.infer.engines import Engines
 from skerry_edge.infer.models import Chosen, Loader, Settings
 from skerry_edge.infer.scheduler import Limits
 from skerry_edge.machine import this_machine, versions
+from skerry_edge.notify import READY, STOPPING, WATCHDOG, Notifier
+from skerry_edge.observe.arrow import encode
 from skerry_edge.observe.events import EventLog
 from skerry_edge.observe.outbox import Outbox
 from skerry_edge.observe.recorder import Recorder, label_rows, read_samples
 from skerry_edge.observe.spool import Spool
 from skerry_edge.observe.uplink import Uplink
-from skerry_edge.serve import local, oip
+from skerry_edge.protect.guard import Guard, Guarded
+from skerry_edge.protect.strain import Strain, allowance
+from skerry_edge.protect.watchdog import PERIOD_S, Watchdog
+from skerry_edge.serve import listen, local, oip
+from skerry_edge.serve.catalog import Catalog
+from skerry_edge.serve.http1 import HttpServer
 from skerry_edge.serve.socket_server import SocketServer
 from skerry_edge.update.flow import Live, Transition, UpdateFlow, World
 from skerry_edge.update.plan import Device
 from skerry_edge.update.slots import Slots
 from skerry_edge.update.state import StateFile
 from skerry_edge.update.worker import Worker
+from skerry_edge.upkeep import Upkeep
+from skerry_shared import profiles, telemetry
 from skerry_shared.bundle import Bundle
-from skerry_shared.errors import ConfigError
 from skerry_shared.files import write_durably
 from skerry_shared.identity import load_key
 from skerry_shared.locking import locked
 from skerry_shared.ports.carrier import TlsFiles, Transport
 from skerry_shared.ports.runtime import Model
+from skerry_shared.profiles import Thermal
 from skerry_shared.sealing import Sealer
 from skerry_shared.signing import load_public
 
@@ -53,7 +63,7 @@ TICK_S = 1.0  # how late a window or a sample may be
 GRACE_S = 2.0  # that requests in flight get at the end
 CONCURRENT = os.cpu_count() or 1  # runs of one model at a time; each has the configured number of threads
 WAITING = 64  # requests that may wait for a model
-THREADS = 8  # of each server; the runtime releases the GIL, more only wait for a core
+LIVES = {"loop": 30.0, "worker": 900.0}  # seconds between signs of life; an engine was seen to build for 570
 
 
 class Agent:
@@ -68,30 +78,47 @@ class Agent:
         settings = Settings(config.providers, config.threads, config.model_mb << 20)
         self._engine, self._loader = Engine(), Loader(Engines(folders.engines), settings, self._progress)
         self._recorder: Recorder | None = None
-        flow = UpdateFlow(self._world(), Slots(folders.slots, folders.active), StateFile(folders.update))
-        self._worker = Worker(flow)
+        self._flow = flow = UpdateFlow(self._world(), Slots(folders.slots, folders.active), StateFile(folders.update))
+        self._notifier, self._ready, self._strain = Notifier(), False, Strain.NONE
+        period = (self._notifier.watchdog_s or 3 * PERIOD_S) / 3
+        alive = lambda: self._notifier.tell(WATCHDOG)  # noqa: E731
+        self._watchdog = Watchdog(LIVES, alive, time.monotonic, period)
+        self._worker = Worker(flow, self._on_beat)
+        self._upkeep = Upkeep(config.protect, _thermal(config), self._worker, self._relieve, time.monotonic)
         self._uplink = Uplink(self._outbox, _transports(folders, config), self._worker.desire)
 
     async def run(self) -> None:
         """Until SIGTERM or SIGINT; what was recorded is in the spool when this returns."""
         stopping = _on_signals()
-        servers, frames = self._serve(), SocketServer(self._folders.frames, self._engine, self._learn)
+        servers = self._serve()
         self._tell("", "started")
+        self._watchdog.start()
         updates = asyncio.create_task(asyncio.to_thread(self._worker.run))
         others = [asyncio.create_task(work) for work in (stopping.wait(), self._tick(), self._uplink.run())]
         ended, _ = await asyncio.wait([updates, *others], return_when=asyncio.FIRST_COMPLETED)
-        await asyncio.to_thread(_stop, servers, frames)
+        self._notifier.tell(STOPPING)
+        await asyncio.to_thread(servers.stop)
         self._worker.close()
         await asyncio.wait([updates])  # after its present step; it may still swap models and report
-        await asyncio.to_thread(self._finish)
+        await asyncio.to_thread(self._finish, updates.exception() is None)
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
         for task in ended:
             task.result()  # what ended by an error ends the agent, and whoever started it starts it again
 
-    def _finish(self) -> None:
-        self._folders.port.unlink(missing_ok=True)
+    def _on_beat(self) -> None:
+        """The worker came round; the first time it has loaded what this device can answer with."""
+        self._watchdog.beat("worker")
+        if not self._ready:
+            self._ready = self._notifier.tell(READY) or True
+
+    def _finish(self, in_order: bool) -> None:
+        self._watchdog.close()
+        if in_order:
+            self._flow.settle()
+        for port in (self._folders.port, self._folders.http_port):
+            port.unlink(missing_ok=True)
         if self._recorder:
             self._recorder.close()
         self._tell("started", "stopped")
@@ -100,6 +127,8 @@ class Agent:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
+            self._watchdog.beat("loop")
+            await asyncio.to_thread(self._upkeep.tick)
             if recorder := self._recorder:
                 await asyncio.to_thread(recorder.tick)
 
@@ -115,11 +144,14 @@ class Agent:
             clock=time.time,
             timer=time.monotonic,
             health=config.health,
+            shadow=config.shadow,
+            compared=self._report_shadow,
         )
 
     def _load(self, bundle: Bundle) -> Chosen:
         """Try and load a model; one that does not run on the accelerator that was configured is an event."""
-        chosen, manifest = self._loader.load(bundle), bundle.manifest
+        threads = allowance(self._strain, self._config.threads).threads
+        chosen, manifest = self._loader.load(bundle, threads), bundle.manifest
         choice, about = chosen.choice, {"workload": manifest.workload, "release": manifest.release, "rollout": 0}
         log.info("%s release %d runs on %s", manifest.workload, manifest.release, choice.reason)
         if choice.fallback_from:
@@ -139,21 +171,41 @@ class Agent:
             self._engine.swap(None)
         else:
             manifest, config = live.bundle.manifest, self._config
-            recorder = Recorder(manifest, self._sink, config.window_s, config.sample_rate, time.time)
+            recorder = Recorder(manifest, self._sink, config.window_s, self._sample_rate, time.time)
+            guard = Guard(len(manifest.labels), config.protect)
             failed = lambda: self._worker.failed(manifest.release)  # noqa: E731
-            self._engine.swap(Active(manifest, live.model, recorder.observe, failed, _limits(live.model)))
+            guarded = Guarded(live.model, guard)
+            self._engine.swap(Active(manifest, guarded, recorder.observe, failed, _limits(live.model)))
             self._recorder = recorder
+            self._upkeep.watch(manifest.release, guard)
             log.info("serving %s release %d", manifest.workload, manifest.release)
         if before:
             before.close()
 
+    @property
+    def _sample_rate(self) -> float:
+        return self._config.sample_rate * allowance(self._strain, self._config.threads).sample_share
+
+    def _relieve(self, after: Strain, why: str) -> None:
+        """Do as much as the board can bear from now on."""
+        before, self._strain = self._strain, after
+        log.warning("board: %s → %s: %s", before.name, after.name, why)
+        if recorder := self._recorder:
+            recorder.sample_at(self._sample_rate)
+        self._tell(f"strain {before.name.lower()}", f"strain {after.name.lower()}", why)
+
     def _sink(self, table: str, payload: bytes) -> None:
         """Pass a batch to the outbox; samples of a model that is being proven also to the update."""
         manifest = self._engine.manifest
-        if table == "samples" and manifest and self._worker.proving:
+        if table == "samples" and manifest and self._wants_samples:
             for prediction_id, inputs, scores in read_samples(manifest, payload):
                 self._worker.sample(manifest.release, prediction_id, inputs, scores)
         self._outbox.put(table, payload)
+
+    @property
+    def _wants_samples(self) -> bool:
+        spare = allowance(self._strain, self._config.threads).shadow
+        return self._worker.proving or (self._worker.shadowing and spare)
 
     def _learn(self, truths: Sequence[tuple[str, str]]) -> None:
         """Pass late labels, as (prediction id, label), to the outbox and to an update that is being proven."""
@@ -162,15 +214,21 @@ class Agent:
                 self._worker.learn(prediction_id, label)
         self._outbox.put("labels", label_rows(time.time(), truths))
 
-    def _serve(self) -> list[grpc.Server]:
-        folders = self._folders
-        inference = oip.handlers(self._engine)
-        reports = local.handlers(self._sink, self._learn)
-        tcp, port = _server(f"127.0.0.1:{self._config.grpc_port}", inference)
-        unix, _ = _server(f"unix:{folders.socket}", inference, reports)
+    def _serve(self) -> "_Servers":
+        folders, config = self._folders, self._config
+        catalog = Catalog(self._engine)
+        inference, reports = oip.handlers(catalog), local.handlers(self._sink, self._learn)
+        place = listen.Place(config.listen.address, _identity(folders) if config.listen.mtls else None)
+        unix, _ = listen.start_grpc(f"unix:{folders.socket}", None, inference, reports)
+        tcp, port = listen.grpc_server(place, config.grpc_port, inference)
+        http = listen.http_server(place, config.http_port, catalog)
+        write_durably(folders.http_port, str(http.port).encode())
         write_durably(folders.port, str(port).encode())
-        log.info("inference on 127.0.0.1:%d and %s", port, folders.socket)
-        return [tcp, unix]
+        log.info("inference on %s: gRPC %d, REST %d; and %s", place.address, port, http.port, folders.socket)
+        return _Servers([unix, tcp], http, SocketServer(folders.frames, self._engine, self._learn))
+
+    def _report_shadow(self, row: dict[str, Any]) -> None:
+        self._outbox.put("shadow", telemetry.pack(encode("shadow", {name: [value] for name, value in row.items()})))
 
     def _report(self, change: Transition) -> None:
         log.info("update %s: %s → %s: %s", change.release, change.before or "-", change.after, change.reason)
@@ -182,9 +240,10 @@ class Agent:
             }
         )  # fmt: skip
 
-    def _tell(self, before: str, after: str) -> None:
+    def _tell(self, before: str, after: str, reason: str = "") -> None:
         about = {"workload": "", "release": 0, "rollout": 0}
-        change = {"time": time.time(), "subject": "agent", "from": before, "to": after, "reason": versions()}
+        reason = reason or versions()
+        change = {"time": time.time(), "subject": "agent", "from": before, "to": after, "reason": reason}
         self._events.add(change | about)
 
 
@@ -195,7 +254,8 @@ async def run(folder: Path) -> None:
     _share_heaps()
     folders.run.mkdir(mode=0o700, exist_ok=True)
     with locked(folders.lock, "an agent"):
-        folders.port.unlink(missing_ok=True)  # of an agent that was killed
+        for port in (folders.port, folders.http_port):  # of an agent that was killed
+            port.unlink(missing_ok=True)
         for path in (folders.state, folders.slots):
             path.mkdir(exist_ok=True)
         await Agent(folders, config).run()
@@ -231,14 +291,22 @@ def _device(config: AgentConfig) -> Device:
     return Device(config.fleet, config.device, *this_machine())
 
 
+def _thermal(config: AgentConfig) -> Thermal:
+    """Of the profile; a fleet may have one that this agent has no file of."""
+    return profiles.load(config.profile).thermal if config.profile in profiles.names() else Thermal()
+
+
 def _sealer(folders: Folders, config: AgentConfig) -> Sealer:
     certificate, key = folders.certificate.read_bytes(), load_key(folders.key.read_bytes())
     return Sealer(config.fleet, config.device, certificate, key, folders.ingest.read_bytes())
 
 
 def _transports(folders: Folders, config: AgentConfig) -> list[Transport]:
-    identity = TlsFiles(folders.authority, folders.certificate, folders.key)
-    return [_transport(name, config, identity) for name in config.transports]
+    return [_transport(name, config, _identity(folders)) for name in config.transports]
+
+
+def _identity(folders: Folders) -> TlsFiles:
+    return TlsFiles(folders.authority, folders.certificate, folders.key)
 
 
 def _transport(name: str, config: AgentConfig, identity: TlsFiles) -> Transport:
@@ -252,24 +320,19 @@ def _transport(name: str, config: AgentConfig, identity: TlsFiles) -> Transport:
     return MqttTransport(host, int(port), config.fleet, config.device, identity)
 
 
-def _server(address: str, *services: grpc.GenericRpcHandler) -> tuple[grpc.Server, int]:
-    limits = ("grpc.max_receive_message_length", "grpc.max_send_message_length")
-    options = [(limit, oip.MAX_MESSAGE) for limit in limits] + [("grpc.so_reuseport", 0)]
-    server = grpc.server(ThreadPoolExecutor(THREADS), options=options)
-    server.add_generic_rpc_handlers(services)
-    try:
-        port = server.add_insecure_port(address)
-    except RuntimeError as error:
-        raise ConfigError(f"{address}: cannot be served on: {error}") from None
-    server.start()
-    return server, port
+@dataclass(frozen=True)
+class _Servers:
+    grpc: Sequence[grpc.Server]
+    http: HttpServer
+    frames: SocketServer
 
-
-def _stop(servers: Sequence[grpc.Server], frames: SocketServer) -> None:
-    stopping = [server.stop(GRACE_S) for server in servers]
-    frames.stop(GRACE_S)
-    for stopped in stopping:
-        stopped.wait()
+    def stop(self) -> None:
+        """Let requests in flight finish, for GRACE_S seconds at most."""
+        stopping = [server.stop(GRACE_S) for server in self.grpc]
+        self.http.stop(GRACE_S)
+        self.frames.stop(GRACE_S)
+        for stopped in stopping:
+            stopped.wait()
 
 
 def _on_signals() -> asyncio.Event:

@@ -35,9 +35,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _enroll(options: argparse.Namespace) -> int:
     from skerry_edge.enroll import enroll
 
-    reply = enroll(options.folder, options.cloud, options.token, options.name, options.profile)
-    print(f"enrolled {reply.device} in fleet {reply.fleet}; start it with `skerry-agent run {options.folder}`")
+    profile = _find_profile() if options.profile == "auto" else options.profile
+    reply = enroll(options.folder, options.cloud, options.token, options.name, profile)
+    start = f"start it with `skerry-agent run {options.folder}`"
+    print(f"enrolled {reply.device} in fleet {reply.fleet} as {reply.profile}; {start}")
     return 0
+
+
+def _find_profile() -> str:
+    from skerry_edge import board
+    from skerry_shared import profiles
+
+    return profiles.profile_for(board.read(), profiles.load_all())
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -97,7 +106,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_infer(commands)
     for name, command, text in (
         ("status", _status, "what is installed and what happened last; works offline and without the daemon"),
-        ("doctor", _doctor, "check this machine: profile, model, certificate, clock, disk, cloud; 1 if one fails"),
+        (
+            "doctor",
+            _doctor,
+            "check this machine: board, profile, model, certificate, clock, disk, cloud; 1 if one fails",
+        ),
     ):
         _command(commands, name, command, text, f"skerry-agent {name} --json ./pump-7").add_argument(
             "--json", action="store_true", help="machine-readable"
@@ -111,7 +124,7 @@ def _add_enroll(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     enroll.add_argument("--cloud", required=True, metavar="URL", help="address of skerry-cloud, https://HOST:PORT")
     enroll.add_argument("--token", required=True, help="what `skerry device add NAME` printed; works once")
     enroll.add_argument("--name", required=True, help="the name that the token was made for")
-    enroll.add_argument("--profile", default="", help="must be the announced one; default: that one")
+    enroll.add_argument("--profile", default="", help="the announced one unless given; auto: what this board is")
 
 
 def _add_infer(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

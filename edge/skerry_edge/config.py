@@ -3,6 +3,7 @@
 Enrolment writes agent.toml last, so a folder that has one is a whole device.
 """
 
+import ipaddress
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,60 @@ class Health:
 
 
 @dataclass(frozen=True)
+class Listen:
+    """Where the inference servers listen: the table [listen]. Off this machine only with certificates on both sides."""
+
+    address: str = "127.0.0.1"  # an IP address; 0.0.0.0 is every one of this machine's
+    mtls: bool = False  # show the device's certificate, let in only whom the fleet's authority certified
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, which ``decode`` turns into a ConfigError."""
+        try:
+            loopback = ipaddress.ip_address(self.address).is_loopback
+        except ValueError:
+            raise ValueError(f"address: {self.address!r} is not an IP address") from None
+        if not loopback and not self.mtls:
+            raise ValueError(f"address: {self.address} is not this machine's own loopback; that needs mtls = true")
+
+
+@dataclass(frozen=True)
+class Shadow:
+    """How long a candidate answers beside the champion: the table [shadow]. It sees what ``sample_rate`` samples."""
+
+    answers: int = 200  # that are compared, then it reports
+    seconds: float = 86400.0  # in which there must have been so many, else it is refused
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, which ``decode`` turns into a ConfigError."""
+        if self.answers < 1 or self.seconds <= 0:
+            raise ValueError("needs answers >= 1 and seconds > 0")
+
+
+@dataclass(frozen=True)
+class Protect:
+    """When a model that serves gives way to its predecessor: the table [protect]."""
+
+    min_answers: int = 20  # below it nothing is judged
+    max_error_share: float = 0.5  # of the last 100 answers
+    slo_ms: float = 0.0  # that an answer may take; 0: any time
+    slo_quantile: float = 0.99  # of the last 100 answers must keep to it
+    max_shift: float = 0.9  # share of the answers that may move to other classes; real drift moves some as well
+    patience: int = 3  # looks, one a second, that must find the same kind of fault in a row
+    golden_s: float = 3600.0  # between two checks with golden inputs
+    stable_s: float = 60.0  # after which the agent's start was none in a row of crashes
+    memory_mb: int = 0  # that the agent may take; 0: any
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, which ``decode`` turns into a ConfigError."""
+        if not 1 <= self.min_answers <= 100 or self.patience < 1 or self.memory_mb < 0:
+            raise ValueError("needs min_answers from 1 to 100, patience >= 1, memory_mb >= 0")
+        if not all(0 <= share <= 1 for share in (self.max_error_share, self.slo_quantile, self.max_shift)):
+            raise ValueError("needs max_error_share, slo_quantile and max_shift from 0 to 1")
+        if self.slo_ms < 0 or self.golden_s < 1 or self.stable_s < 1:
+            raise ValueError("needs slo_ms >= 0, golden_s >= 1, stable_s >= 1")
+
+
+@dataclass(frozen=True)
 class AgentConfig:
     """DIR/agent.toml."""
 
@@ -43,7 +98,9 @@ class AgentConfig:
     gateway: str  # "host:port" of the cloud's gRPC gateway
     mqtt: str = ""  # "host:port" of the broker, if there is one
     transports: tuple[Literal["mqtt", "grpc"], ...] = ("grpc",)  # in order of preference
-    grpc_port: int = 0  # of the inference service on 127.0.0.1; 0 = any free one, see Folders.port
+    grpc_port: int = 0  # of the inference service over gRPC; 0 = any free one, see Folders.port
+    http_port: int = 0  # of the same over REST; 0 = any free one, see Folders.http_port
+    listen: Listen = Listen()
     window_s: float = 60.0  # seconds of traffic that one row of counts covers
     sample_rate: float = 0.05  # share of predictions whose input is sent home, 0 to 1
     threads: int = 1  # of the model; more than one spins, which pays only above ~1 ms of work
@@ -51,6 +108,8 @@ class AgentConfig:
     model_mb: int = 1024  # memory that one model may take
     spool_mb: int = 64  # telemetry kept while offline
     health: Health = Health()
+    protect: Protect = Protect()
+    shadow: Shadow = Shadow()
 
     def __post_init__(self) -> None:
         """Raises ValueError, which ``decode`` turns into a ConfigError."""
@@ -60,8 +119,8 @@ class AgentConfig:
             raise ValueError("needs sample_rate from 0 to 1, window_s > 0, threads >= 1, spool_mb >= 1")
         if not self.providers or len(set(self.providers)) < len(self.providers) or self.model_mb < 1:
             raise ValueError("needs providers, each once, and model_mb >= 1")
-        if not 0 <= self.grpc_port <= 65535:
-            raise ValueError("grpc_port: needs 0 to 65535")
+        if not all(0 <= port <= 65535 for port in (self.grpc_port, self.http_port)):
+            raise ValueError("grpc_port, http_port: need 0 to 65535")
         for key, address in (("gateway", self.gateway), ("mqtt", self.mqtt or "unused:0")):
             if not re.fullmatch(r".+:\d{1,5}", address):
                 raise ValueError(f"{key}: {address!r} is not host:port")
@@ -160,8 +219,13 @@ class Folders:
 
     @property
     def port(self) -> Path:
-        """The port of the inference service on 127.0.0.1, as text."""
+        """The port of the inference service over gRPC, as text."""
         return self.run / "oip.port"
+
+    @property
+    def http_port(self) -> Path:
+        """The port of the inference service over REST, as text."""
+        return self.run / "oip.http.port"
 
     @property
     def lock(self) -> Path:

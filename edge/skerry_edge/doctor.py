@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from cryptography import x509
 
+from skerry_edge import board
 from skerry_edge.config import AgentConfig, Folders, load
 from skerry_edge.https import request, trusting
 from skerry_edge.infer.engines import Engines
@@ -55,6 +56,38 @@ def _profile(_: Folders, config: AgentConfig) -> str:
     arch, runtimes, memory = this_machine()
     profiles.load(config.profile).target(config.profile).check(arch, runtimes, memory)
     return f"{config.profile} fits: {arch}, {', '.join(runtimes)}, {memory >> 20} MB"
+
+
+def _board(_: Folders, config: AgentConfig) -> str:
+    found = board.read()
+    profile, best = profiles.load(config.profile), profiles.profile_for(found, profiles.load_all())
+    if missing := board.differences(profile, found):
+        raise StateError("; ".join(missing))
+    what = [found.model or "unnamed", found.arch, f"{found.cores} cores", f"{found.memory_mb} MB", found.system]
+    what += [f"L4T {found.l4t}"] if found.l4t else []
+    what += [f"storage {found.storage or '?'} (profile: {profile.storage})"]
+    what += [f"link {', '.join(found.links) or 'none'} (profile: {profile.link})", f"kind {found.kind}"]
+    return ", ".join(what) + ("" if best == config.profile else f"; looks like {best}, runs as {config.profile}")
+
+
+def _heat(_: Folders, config: AgentConfig) -> str:
+    profile = profiles.load(config.profile)
+    now = board.condition(profile.thermal.zones)
+    if now.throttled:
+        raise StateError("the board is throttled now; check its cooling, its power supply and its power mode")
+    heat = "no thermal zone" if now.hottest_c is None else f"{now.hottest_c:.0f} °C"
+    limits = f"less work from {profile.thermal.warm_c:.0f}, least from {profile.thermal.hot_c:.0f} °C"
+    return "; ".join(filter(None, (heat, limits, board.modes_differ(profile, now) or now.power_mode)))
+
+
+def _plan(_: Folders, config: AgentConfig) -> str:
+    profile = profiles.load(config.profile)
+    chips = ", ".join(f"{chip.vendor} {chip.variant}" for chip in profile.accelerators) or "no accelerator"
+    memory = f"{profile.memory_mb} MB{' shared with the accelerator' if profile.unified_memory else ''}"
+    return (
+        f"{profile.runtime} by {', '.join(profile.providers)} ({chips}), {profile.precision}, "
+        f"{config.threads} threads, {memory}; reports by {', '.join(config.transports)}"
+    )
 
 
 def _model(folders: Folders, config: AgentConfig) -> str:
@@ -133,7 +166,10 @@ def _handshake(folders: Folders, address: str) -> str:
 
 
 CHECKS: dict[str, Check] = {
+    "board": _board,
+    "heat": _heat,
     "profile": _profile,
+    "plan": _plan,
     "model": _model,
     "runtime": _runtime,
     "certificate": _certificate,

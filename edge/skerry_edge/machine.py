@@ -3,6 +3,7 @@
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from skerry_edge.infer.models import usable_runtimes
 from skerry_shared import __version__
@@ -12,6 +13,11 @@ def this_machine() -> tuple[str, tuple[str, ...], int]:
     """Architecture as `uname -m` says, names of the runtimes that work, bytes of memory."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return platform.machine(), usable_runtimes(), memory
+
+
+def resident_bytes() -> int:
+    """Memory of this process that is in RAM."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def versions() -> str:

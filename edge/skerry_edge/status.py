@@ -1,6 +1,7 @@
 """What a device's files tell, whether or not its agent runs."""
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from skerry_edge.config import Folders, load
@@ -20,7 +21,8 @@ class Status:
     device: str
     profile: str
     running: bool
-    port: int | None  # of the inference service, while the agent runs
+    port: int | None  # of the inference service over gRPC, while the agent runs
+    http_port: int | None  # of the same over REST
     active: Pointer | None
     counter: int  # of the last assignment
     update: str | None  # its state, a value of states.Update
@@ -42,7 +44,8 @@ def read(folders: Folders) -> Status:
         device=config.device,
         profile=config.profile,
         running=running,
-        port=int(folders.port.read_text()) if running and folders.port.exists() else None,
+        port=_port(folders.port) if running else None,
+        http_port=_port(folders.http_port) if running else None,
         active=Slots(folders.slots, folders.active).active(),
         counter=stored.counter,
         update=stored.state.value if stored.state else None,
@@ -55,14 +58,19 @@ def read(folders: Folders) -> Status:
 def as_text(status: Status) -> str:
     """A few lines for people."""
     active, update = status.active, status.update or "none yet"
+    serving = f"runs, inference on ports {status.port} (gRPC) and {status.http_port} (REST)"
     lines = [
         f"device   {status.device} in fleet {status.fleet}, profile {status.profile}",
-        f"agent    {f'runs, inference on 127.0.0.1:{status.port}' if status.running else 'does not run'}",
+        f"agent    {serving if status.running else 'does not run'}",
         f"model    {f'{active.workload} release {active.release}, slot {active.slot}' if active else 'none yet'}",
         f"update   {update}{f': {status.reason}' if status.reason else ''}",
         f"spool    {status.spool_bytes} bytes",
     ]
     return "\n".join(lines + [f"event    {_line(event)}" for event in status.events])
+
+
+def _port(path: Path) -> int | None:
+    return int(path.read_text()) if path.exists() else None
 
 
 def _line(event: dict[str, Any]) -> str:

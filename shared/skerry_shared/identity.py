@@ -60,6 +60,11 @@ def fingerprint(certificate: x509.Certificate) -> str:
     return certificate.fingerprint(SHA256).hex()
 
 
+def host_of(device: str) -> str:
+    """The host name under which a device may serve; no device can be named so that it is another machine's."""
+    return f"{device}.skerry.internal"
+
+
 def hash_secret(secret: str) -> str:
     """What the cloud stores instead of a token's secret. The secret has 160 random bits, so a plain hash is enough."""
     return hashlib.sha256(secret.encode()).hexdigest()
@@ -122,7 +127,10 @@ class Authority:
         return cls(builder.sign(key, SHA256), key)
 
     def sign_request(self, pem: bytes, device: str, now: datetime, days: int) -> bytes:
-        """A client certificate in PEM for the request's key. Raises UsageError unless the request names ``device``."""
+        """A device's certificate in PEM for the request's key. Raises UsageError unless the request names ``device``.
+
+        It is for both ends of TLS, as a server under ``host_of(device)`` only.
+        """
         try:
             asked = x509.load_pem_x509_csr(pem)
             proves = asked.is_signature_valid
@@ -136,22 +144,23 @@ class Authority:
         key = asked.public_key()
         if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
             raise UsageError("csr: its key is not on curve P-256")
-        return self._issue(_subject(device), key, now, days, ExtendedKeyUsageOID.CLIENT_AUTH, [])
+        usages, names = [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH], [_host(host_of(device))]
+        return self._issue(_subject(device), key, now, days, usages, names)
 
     def issue_server(self, key: ec.EllipticCurvePrivateKey, hosts: tuple[str, ...], now: datetime, days: int) -> bytes:
         """A server certificate in PEM for these host names and IP addresses."""
         names = [_host(host) for host in hosts]
-        return self._issue(_subject(hosts[0]), key.public_key(), now, days, ExtendedKeyUsageOID.SERVER_AUTH, names)
+        return self._issue(_subject(hosts[0]), key.public_key(), now, days, [ExtendedKeyUsageOID.SERVER_AUTH], names)
 
     def _issue(
-        self, subject: x509.Name, public: object, now: datetime, days: int, usage: x509.ObjectIdentifier,
-        names: list[x509.GeneralName],
+        self, subject: x509.Name, public: object, now: datetime, days: int,
+        usages: list[x509.ObjectIdentifier], names: list[x509.GeneralName],
     ) -> bytes:  # fmt: skip
         builder = _builder(subject, self.certificate.subject, public, now, timedelta(days=days))
         issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key())
         builder = builder.add_extension(issuer, critical=False)
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+        builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
         if names:
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         return builder.sign(self.key, SHA256).public_bytes(serialization.Encoding.PEM)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from skerry_shared.errors import UnfitError
 
+MODES = ("", "serve", "shadow")  # of an assignment; the empty one, of an older director, means "serve"
 ANY = -1  # a free dimension of a tensor: the batch
 
 
@@ -103,6 +104,12 @@ class Assignment:
     sha256: str
     length: int
     target: Target
+    mode: str = "serve"  # one of MODES
+
+    @property
+    def shadow(self) -> bool:
+        """Is the bundle to answer beside what serves, and never in its place?"""
+        return self.mode == "shadow"
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,9 @@ class Update(str, Enum):
     FETCHING = "fetching"  # fits this device; metadata and bundle are being fetched and verified
     PROBING = "probing"  # unpacked in the spare slot; answers golden inputs
     PROVING = "proving"  # switched to: serves, and is compared with its predecessor on live inputs
-    HEALTHY = "healthy"
+    SHADOWING = "shadowing"  # serves nobody; answers a sample of live inputs beside the champion
+    SHADOWED = "shadowed"  # … and has reported
+    HEALTHY = "healthy"  # proven; it stays so unless it fails its bounds later
     REFUSED = "refused"  # never served
     UNDONE = "undone"  # served, then the predecessor was put back
     REPLACED = "replaced"  # a newer assignment came before this one was decided
@@ -29,9 +31,12 @@ class UpdateEvent(str, Enum):
     FIT = "fit"
     VERIFIED = "verified"
     PASSED = "passed"
+    BESIDE = "beside"  # passed, and is to answer beside the champion only
+    COMPARED = "compared"
     PROVEN = "proven"
     REJECTED = "rejected"
     DISPROVEN = "disproven"
+    REGRESSED = "regressed"  # was healthy, then crashed, failed golden inputs or left its bounds
     SUPERSEDED = "superseded"
 
 
@@ -48,6 +53,7 @@ UPDATE: dict[Update, dict[UpdateEvent, Update]] = {
     },
     Update.PROBING: {
         UpdateEvent.PASSED: Update.PROVING,
+        UpdateEvent.BESIDE: Update.SHADOWING,
         UpdateEvent.REJECTED: Update.REFUSED,
         UpdateEvent.SUPERSEDED: Update.REPLACED,
     },
@@ -56,7 +62,14 @@ UPDATE: dict[Update, dict[UpdateEvent, Update]] = {
         UpdateEvent.DISPROVEN: Update.UNDONE,
         UpdateEvent.SUPERSEDED: Update.REPLACED,
     },
+    Update.SHADOWING: {
+        UpdateEvent.COMPARED: Update.SHADOWED,
+        UpdateEvent.REJECTED: Update.REFUSED,
+        UpdateEvent.SUPERSEDED: Update.REPLACED,
+    },
+    Update.HEALTHY: {UpdateEvent.REGRESSED: Update.UNDONE},
 }
+UNDER_WAY = frozenset(state for state, row in UPDATE.items() if UpdateEvent.SUPERSEDED in row)  # not decided yet
 
 
 class Rollout(str, Enum):

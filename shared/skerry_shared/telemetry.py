@@ -11,7 +11,7 @@ import zstandard
 
 from skerry_shared.errors import InputError
 
-Table = Literal["windows", "samples", "labels", "events"]
+Table = Literal["windows", "samples", "labels", "events", "shadow"]
 ColumnType = Literal["string", "int64", "float64", "binary", "list<int64>"]
 
 TABLES: dict[str, dict[str, ColumnType]] = {
@@ -46,6 +46,25 @@ TABLES: dict[str, dict[str, ColumnType]] = {
         "workload": "string",
         "release": "int64",
         "rollout": "int64",
+    },
+    # one row per candidate that answered a sample of live inputs beside the champion: the report that it was to bring
+    "shadow": {
+        "workload": "string",
+        "release": "int64",  # the candidate's
+        "champion": "int64",  # release that served meanwhile
+        "rollout": "int64",
+        "start": "float64",  # Unix seconds
+        "end": "float64",
+        "compared": "int64",  # live inputs that both answered
+        "agreed": "int64",  # … with the same top class
+        "failed": "int64",  # … the candidate with an error or with scores that are no numbers
+        "shift": "float64",  # total variation distance of their answers, 0 to 1
+        "agreement_low": "float64",  # Wilson's 95 % interval of the share that agrees
+        "agreement_high": "float64",
+        "champion_p50_ms": "float64",  # both measured in the same thread, one after the other
+        "champion_p99_ms": "float64",
+        "candidate_p50_ms": "float64",
+        "candidate_p99_ms": "float64",
     },
 }
 

@@ -119,6 +119,61 @@ def test_a_failing_second_wave_gives_the_canary_back_what_it_ran(
     tell(with_store, fleet_keys, story)
 
 
+def test_a_shadow_is_through_when_it_has_reported_and_changes_what_no_device_runs(
+    with_store: Callable[[Any], None], fleet_keys: Keys
+) -> None:
+    async def story(fleet: Fleet) -> None:
+        await fleet.roll_out(1)
+        rollout = await fleet.director.start(Order("w", 2, 1, 60, mode="shadow"), "test", NOW)
+        for wave in rollout.waves:
+            assert {fleet.sent[device].mode for device in wave} == {"shadow"}
+            for device in wave:
+                await fleet.say(device, Update.SHADOWING)
+                await fleet.director.tick(NOW)
+                assert (await fleet.store.get(Rollout, rollout.id)).state == "running"
+                await fleet.say(device, Update.SHADOWED, "agrees on 190 of 200")
+            await fleet.director.tick(NOW)
+        assert (await fleet.store.get(Rollout, rollout.id)).state == "done"
+        assert {device.release for device in await fleet.store.all(select(Device))} == {1}
+        assert (await fleet.director.start(Order("w", 2, 1, 60), "test", NOW)).mode == "serve"
+
+    tell(with_store, fleet_keys, story)
+
+
+def test_a_shadow_that_is_refused_halts_and_its_devices_are_told_to_serve_what_they_serve(
+    with_store: Callable[[Any], None], fleet_keys: Keys
+) -> None:
+    async def story(fleet: Fleet) -> None:
+        await fleet.roll_out(1)
+        rollout = await fleet.director.start(Order("w", 2, 2, 60, mode="shadow"), "test", NOW)
+        shadowed, refused = rollout.waves[0]
+        await fleet.say(shadowed, Update.SHADOWED)
+        await fleet.say(refused, Update.REFUSED, "too few live answers")
+        await fleet.director.tick(NOW)
+        assert (await fleet.store.get(Rollout, rollout.id)).state == "halted"
+        assert (fleet.sent[shadowed].release, fleet.sent[shadowed].mode) == (1, "serve")
+
+    tell(with_store, fleet_keys, story)
+
+
+def test_a_device_that_goes_back_after_it_was_healthy_is_seen_and_does_not_revive_the_rollout(
+    with_store: Callable[[Any], None], fleet_keys: Keys
+) -> None:
+    async def story(fleet: Fleet) -> None:
+        await fleet.roll_out(1)
+        rollout = await fleet.roll_out(2)
+        await fleet.say("edge-1", Update.UNDONE, "too slow")
+        await fleet.director.tick(NOW)
+        assert {device.name: device.release for device in await fleet.store.all(select(Device))} == {
+            "edge-0": 2, "edge-1": 1, "edge-2": 2,
+        }  # fmt: skip
+        (told,) = await fleet.store.all(select(Event).where(Event.after == "undone"))
+        assert (told.name, told.reason) == ("edge-1 w/2", "too slow")
+        assert (await fleet.store.get(Rollout, rollout.id)).state == "done"
+
+    tell(with_store, fleet_keys, story)
+
+
 def test_a_silent_canary_halts_at_the_deadline(with_store: Callable[[Any], None], fleet_keys: Keys) -> None:
     async def story(fleet: Fleet) -> None:
         rollout = await fleet.director.start(Order("w", 1, 1, 60), "test", NOW)

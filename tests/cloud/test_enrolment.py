@@ -115,3 +115,19 @@ def test_tokens_end_with_a_newer_one_and_with_a_revocation(with_store: Callable[
             await enrolment.enroll(request(second), NOW)
 
     tell(with_store, fleet_keys, story)
+
+
+def test_a_device_may_say_what_it_is_where_the_operator_left_it_open(
+    with_store: Callable[[Any], None], fleet_keys: Keys
+) -> None:
+    async def story(store: Store) -> None:
+        enrolment = service(store, fleet_keys)
+        token = await enrolment.announce("edge-1", "auto", HOUR, NOW)
+        with pytest.raises(UsageError, match="enrol it with --profile auto"):
+            await enrolment.enroll(request(token), NOW)
+        with pytest.raises(NotFoundError, match="no 'toaster'"):
+            await enrolment.enroll(request(token, profile="toaster"), NOW)
+        assert (await enrolment.enroll(request(token, profile="raspberry-pi-5"), NOW))["profile"] == "raspberry-pi-5"
+        assert (await store.get(Device, "edge-1")).profile == "raspberry-pi-5"
+
+    with_store(story)

@@ -229,7 +229,7 @@ def test_retraining_mends_what_drifted_and_the_comparison_sees_it(story: Story, 
     [
         ("train", {"dataset": 99}, "NotFoundError: dataset: no version 99"),
         ("train", {"workload": "tiny.py:Huge"}, "NotFoundError: workload 'tiny.py:Huge'"),
-        ("compress", {"profiles": ("toaster",)}, "NotFoundError: profile: no 'toaster'; known: generic-arm64"),
+        ("compress", {"profiles": ("toaster",)}, "NotFoundError: profile: no 'toaster'; known: coral-dev-board"),
     ],
 )
 def test_a_failed_job_ends_with_one_line_that_says_why(

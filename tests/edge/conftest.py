@@ -31,6 +31,8 @@ from tuf.api.metadata import (
 )
 
 from skerry_edge.adapters.runtime_onnx import OnnxRuntime
+from skerry_edge.infer.engine import Active, Engine
+from skerry_edge.infer.models import load_model
 from skerry_shared import bundle, identity, signing, sketch, wire
 from skerry_shared.bundle import Golden
 from skerry_shared.release import ANY, Assignment, Lineage, Manifest, Measured, Target, TensorSpec
@@ -254,3 +256,16 @@ class Publisher:
 @pytest.fixture
 def publisher(cloud: Cloud) -> Publisher:
     return Publisher(cloud.folder)
+
+
+@pytest.fixture
+def engine() -> Engine:
+    return Engine()
+
+
+@pytest.fixture
+def tiny(engine: Engine, release: Callable[..., tuple[bytes, Manifest]], tmp_path: Path) -> bundle.Bundle:
+    """The miniature model as release 5, served by ``engine``."""
+    unpacked = bundle.unpack(release(5)[0], tmp_path / "unpacked")
+    engine.swap(Active(unpacked.manifest, load_model(unpacked, 1), lambda *_: None))
+    return unpacked

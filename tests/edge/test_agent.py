@@ -5,9 +5,11 @@ import json
 import os
 import queue
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -22,7 +24,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from skerry_edge import AsyncClient, Client, cli, status
-from skerry_edge.config import Folders, Health
+from skerry_edge.config import Folders, Health, Shadow
 from skerry_edge.infer.models import load_model
 from skerry_edge.observe.arrow import decode
 from skerry_edge.observe.recorder import SAMPLES
@@ -83,6 +85,8 @@ class Machine:
             clock=lambda: 2000.0,
             timer=lambda: 0.0,
             health=Health(proving_s=0),
+            shadow=Shadow(),
+            compared=lambda _: None,
         )
         folders = self.folders
         flow = UpdateFlow(world, Slots(folders.slots, folders.active), StateFile(folders.update))
@@ -128,9 +132,10 @@ def agent(machine: Machine) -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
-def start(folder: Path, until: str = "serving tiny") -> subprocess.Popen[str]:
+def start(folder: Path, until: str = "serving tiny", **environment: str) -> subprocess.Popen[str]:
     """An agent that serves its model when this returns."""
-    process = subprocess.Popen([*PROGRAM, "run", str(folder)], stderr=subprocess.PIPE, text=True)
+    variables = os.environ | environment
+    process = subprocess.Popen([*PROGRAM, "run", str(folder)], stderr=subprocess.PIPE, text=True, env=variables)
     try:
         wait_for(process, until)
     except AssertionError:
@@ -197,6 +202,48 @@ def test_a_days_work(machine: Machine, agent: subprocess.Popen[str], pictures: C
     assert agent_events == ["started", "stopped"]
 
 
+def test_it_answers_over_rest_too(machine: Machine, agent: subprocess.Popen[str], pictures: Callable[..., Any]) -> None:
+    images = pictures(1)
+    tensor = {"name": "image", "datatype": "UINT8", "shape": [1, 2, 2], "data": images.ravel().tolist()}
+    url = f"http://127.0.0.1:{machine.folders.http_port.read_text()}/v2/models/tiny/infer"
+    with urllib.request.urlopen(url, json.dumps({"inputs": [tensor]}).encode(), timeout=10) as reply:
+        scores = json.load(reply)["outputs"][0]["data"]
+    over_unix = ask(f"unix:{machine.folders.socket}", images)
+    assert np.asarray(scores, np.float32).tobytes() == over_unix.raw_output_contents[0]
+    stop(agent)
+    assert not machine.folders.http_port.exists()
+    assert len(machine.told()["samples"]["input"]) == 2
+
+
+def test_systemd_hears_when_it_is_ready_that_it_lives_and_when_it_stops(machine: Machine, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(60)
+        with start(machine.folders.root, NOTIFY_SOCKET=str(tmp_path / "notify"), WATCHDOG_USEC="300000") as agent:
+            heard = set[bytes]()
+            while heard != {b"READY=1", b"WATCHDOG=1"}:  # signs of life come first: the model is being tried
+                heard.add(systemd.recv(100))
+            stop(agent)
+        while (word := systemd.recv(100)) != b"STOPPING=1":
+            assert word == b"WATCHDOG=1"
+
+
+def test_a_healthy_model_that_breaks_its_latency_bound_gives_way_offline(
+    machine: Machine, release: Callable[..., tuple[bytes, Manifest]], assign: Callable[..., bytes], pictures: Any
+) -> None:
+    machine.install(data := release(2)[0], assign(data, 2, 2))
+    with machine.folders.config.open("a") as config:
+        config.write("[protect]\nslo_ms = 0.000001\nmin_answers = 1\npatience = 1\n")
+    with start(machine.folders.root, "serving tiny release 2") as agent:
+        assert ask(f"unix:{machine.folders.socket}", pictures(1)).model_version == "2"
+        wait_for(agent, "healthy → undone")
+        assert ask(f"unix:{machine.folders.socket}", pictures(1)).model_version == "1"
+        stop(agent)
+    events = machine.told()["events"]
+    undone = dict(zip(events["to"], zip(events["release"], events["reason"], strict=True), strict=True))["undone"]
+    assert undone[0] == 2 and "allowed are 1e-06 ms" in undone[1]
+
+
 def test_one_agent_a_folder(machine: Machine, agent: subprocess.Popen[str]) -> None:
     second = subprocess.run([*PROGRAM, "run", machine.folders.root], capture_output=True, text=True, timeout=30)
     assert (second.returncode, second.stderr.count("\n")) == (1, 1)
@@ -213,7 +260,8 @@ def test_killed_and_started_again_it_serves(machine: Machine, agent: subprocess.
 
 def test_the_status_of_a_running_and_a_stopped_agent(machine: Machine, agent: subprocess.Popen[str]) -> None:
     running = status.read(machine.folders)
-    assert (running.running, running.port) == (True, int(machine.folders.port.read_text()))
+    ports = [int(file.read_text()) for file in (machine.folders.port, machine.folders.http_port)]
+    assert (running.running, running.port, running.http_port) == (True, *ports)
     stop(agent)
     stopped = status.read(machine.folders)
     assert (stopped.running, stopped.port, stopped.update) == (False, None, "healthy")
@@ -364,3 +412,26 @@ def test_the_cloud_assigns_and_the_device_judges(
         (1, "assigned"), (1, "fetching"), (1, "probing"), (1, "proving"), (1, "healthy"),
         (2, "assigned"), (2, "fetching"), (2, "probing"), (2, "proving"), (2, "undone"),
     ]  # fmt: skip
+
+
+def test_a_shadow_reports_and_the_champion_goes_on_serving(
+    tmp_path: Path, director: Ed25519PrivateKey, cloud: Any, publisher: Any, gateway: Any, pictures: Any,
+    release: Callable[..., tuple[bytes, Manifest]], assign: Callable[..., bytes], weights: np.ndarray[Any, Any],
+) -> None:  # fmt: skip
+    port, downs = gateway
+    settings = f'repository = "{cloud.url}/tuf"\ngateway = "127.0.0.1:{port}"\n[shadow]\nanswers = {SAMPLES}\n'
+    machine = Machine(tmp_path / "d", director, cloud.authority, settings)
+    machine.folders.trust_root.write_bytes(publisher.root)
+    first, second = release(1)[0], release(2, -weights)[0]
+    machine.install(first, assign(first, 1, 1))
+    publisher.publish("tiny/2/generic-x86-64.bundle", second)
+    with start(machine.folders.root, until="linked over grpc") as agent:
+        signed = assign(second, 2, 2, expires=int(time.time()) + 3600, mode="shadow")
+        downs.put(telemetry_pb2.Down(desired=signed))
+        wait_for(agent, "probing → shadowing")
+        for i in range(SAMPLES):
+            assert ask(f"unix:{machine.folders.socket}", pictures(1, seed=i)).model_version == "1"
+        wait_for(agent, "shadowing → shadowed")
+        stop(agent)
+    (compared,), (champion,) = machine.told()["shadow"]["compared"], machine.told()["shadow"]["champion"]
+    assert (compared, champion) == (SAMPLES, 1)

@@ -83,3 +83,19 @@ def test_a_wrong_configuration_is_named(tmp_path: Path, text: str, message: str)
 def test_a_folder_too_deep_for_a_socket(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="move the folder"):
         _ = Folders(tmp_path / ("x" * 108)).socket
+
+
+@pytest.mark.parametrize(("arguments", "expected"), [([], ""), (["--profile", "auto"], "generic-x86-64")])
+def test_auto_is_what_this_board_is(
+    arguments: list[str], expected: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[str] = []
+
+    def enroll(folder: Path, url: str, token: str, name: str, profile: str) -> None:
+        asked.append(profile)
+        raise ConfigError("far enough")
+
+    monkeypatch.setattr("skerry_edge.enroll.enroll", enroll)
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    assert main(["enroll", "--cloud", "https://c", "--token", "t", "--name", "n", *arguments, str(tmp_path)]) == 2
+    assert asked == [expected]

@@ -10,6 +10,9 @@ from skerry_shared.errors import InputError, ModelError, NotFoundError, StateErr
 from skerry_shared.ports.runtime import Tensors
 from skerry_shared.release import ANY, Lineage, Manifest, Measured, Target, TensorSpec
 
+pytestmark = pytest.mark.arm64
+
+
 IMAGE = TensorSpec("image", "uint8", (ANY, 2, 2))
 MANIFEST = Manifest(
     "tiny", 1, "tests", ("a", "b"), (IMAGE,), (), Target("p", "x86_64", "onnxruntime", "int8"),

@@ -13,16 +13,19 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from skerry_edge.config import Health
+from skerry_edge.config import Health, Shadow
 from skerry_edge.infer.models import load_model
 from skerry_edge.update.flow import MAX_STARTS, RETRY_S, Live, Transition, UpdateFlow, World
 from skerry_edge.update.plan import Device
 from skerry_edge.update.slots import Slots
 from skerry_edge.update.state import StateFile
-from skerry_shared import bundle, files
+from skerry_shared import bundle, files, telemetry
 from skerry_shared.errors import DigestError, LinkError
 from skerry_shared.release import Manifest, Target
 from skerry_shared.states import Update
+
+pytestmark = pytest.mark.arm64
+
 
 Release = Callable[..., tuple[bytes, Manifest]]
 Assign = Callable[..., bytes]
@@ -58,6 +61,7 @@ class Island:
         self.slots = Slots(folder / "slots", folder / "active")
         self.file, self.shelf = StateFile(folder / "update"), Shelf()
         self.told: list[Transition] = []
+        self.compared: list[dict[str, Any]] = []
         self.served: Live | None = None
         self.now, self.timer = 2000.0, 0.0
         self.world = World(
@@ -70,6 +74,8 @@ class Island:
             clock=lambda: self.now,
             timer=lambda: self.timer,
             health=Health(proving_answers=10, min_agreement=0.3, proving_s=60),
+            shadow=Shadow(answers=10, seconds=600),
+            compared=self.compared.append,
         )
 
     def serve(self, live: Live | None) -> None:
@@ -378,3 +384,174 @@ def _survives(monkeypatch: pytest.MonkeyPatch, kill_at: int, act: Callable[[], N
         except Killed:
             return False
     return True
+
+
+@pytest.fixture
+def second(settled: Island, release: Release, assign: Assign) -> Island:
+    """Release 2 is healthy, release 1 its predecessor; nothing can be fetched any more."""
+    flow = settled.boot()
+    flow.receive(assign(settled.shelf.add(release(2)[0]), 2, 2))
+    flow.advance()
+    settled.timer += 61
+    flow.advance()
+    flow.settle()
+    settled.shelf.bundles.clear()
+    assert settled.told[-1].after == "healthy"
+    settled.told.clear()
+    return settled
+
+
+def test_a_healthy_release_that_is_complained_about_gives_way_offline_and_for_good(second: Island) -> None:
+    flow = second.boot()
+    flow.complain(2, "too slow")
+    assert second.release == 1
+    assert [(c.before, c.after, c.reason, c.release) for c in second.told] == [("healthy", "undone", "too slow", 2)]
+    flow.complain(2, "too slow")
+    second.boot().complain(1, "also slow")
+    assert (second.release, len(second.told)) == (1, 1)
+
+
+def test_a_complaint_about_a_release_that_is_being_proven_undoes_it(
+    settled: Island, release: Release, assign: Assign
+) -> None:
+    flow = settled.boot()
+    flow.receive(assign(settled.shelf.add(release(2)[0]), 2, 2))
+    flow.advance()
+    flow.complain(1, "about another one")
+    assert settled.release == 2
+    flow.complain(2, "too slow")
+    assert (settled.told[-1].before, settled.told[-1].after, settled.release) == ("proving", "undone", 1)
+
+
+def test_without_a_predecessor_a_bad_model_stays_and_that_is_told_once(settled: Island) -> None:
+    flow = settled.boot()
+    for _ in range(3):
+        flow.complain(1, "too slow")
+    assert settled.release == 1
+    reason = "too slow; it stays, for there is no predecessor to compare with"
+    assert [(c.before, c.after, c.reason) for c in settled.told] == [("healthy", "healthy", reason)]
+
+
+def test_what_the_director_took_back_is_never_put_back_by_a_complaint(second: Island, assign: Assign) -> None:
+    flow = second.boot()
+    active = second.slots.active()
+    assert active and active.previous
+    flow.receive(assign(b"", 1, 3, sha256=active.previous.sha256, length=1))
+    flow.advance()
+    assert second.release == 1
+    flow.complain(1, "too slow")
+    assert second.release == 1
+    assert "it stays, for goes back from release 2" in second.told[-1].reason
+
+
+def test_a_healthy_release_that_keeps_killing_the_agent_gives_way(second: Island) -> None:
+    for _ in range(MAX_STARTS):
+        second.boot()
+    assert second.release == 2
+    second.boot()
+    assert (second.release, second.told[-1].after) == (1, "undone")
+    assert "restarted 4 times" in second.told[-1].reason
+
+
+def test_starts_that_ended_in_order_are_no_crashes(second: Island) -> None:
+    for _ in range(3 * MAX_STARTS):
+        second.boot().settle()
+    assert (second.release, second.told) == (2, [])
+
+
+def test_a_healthy_release_that_fails_its_golden_inputs_later_gives_way(second: Island) -> None:
+    flow = second.boot()
+    flow.recheck()
+    assert second.release == 2
+    assert second.served
+    scores: Any = second.served.bundle.golden.outputs["scores"]
+    scores += np.float32(0.5)
+    flow.recheck()
+    assert (second.release, second.told[-1].after) == (1, "undone")
+    assert "differs by 0.5" in second.told[-1].reason
+
+
+def test_killed_at_every_durable_write_of_a_return(
+    tmp_path: Path, director: Ed25519PrivateKey, release: Release, assign: Assign, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = release(1)[0], release(2)[0]
+    for kill_at in itertools.count():
+        folder = tmp_path / str(kill_at)
+        folder.mkdir()
+        island = Island(folder, director, os.uname().machine)
+        for number, data in enumerate((old, new), 1):
+            flow = island.boot()
+            flow.receive(assign(island.shelf.add(data), number, number))
+            flow.advance()
+            island.timer += 61
+            flow.advance()
+        flow.settle()
+        survived = _survives(monkeypatch, kill_at, partial(flow.complain, 2, "too slow"))
+        again = island.boot()
+        assert island.release in (1, 2)
+        again.complain(2, "too slow")
+        assert (island.file.load().state, island.release) == (Update.UNDONE, 1)
+        assert island.states()[-1] == "undone"
+        if survived:
+            break
+    assert kill_at > 4
+
+
+def test_a_shadow_is_compared_and_reported_but_never_serves(
+    settled: Island, release: Release, assign: Assign, pictures: Pictures, weights: np.ndarray[Any, Any]
+) -> None:
+    flow = settled.boot()
+    flow.receive(assign(settled.shelf.add(release(2, -weights)[0]), 2, 2, mode="shadow"))
+    assert flow.advance() == 600
+    assert (flow.shadowing, flow.proving, settled.release) == (True, False, 1)
+    settled.answers(flow, pictures(10, seed=1))
+    assert flow.advance() is None
+    assert settled.states() == ["assigned", "fetching", "probing", "shadowing", "shadowed"]
+    (row,) = settled.compared
+    assert row.keys() == telemetry.TABLES["shadow"].keys()
+    assert (row["release"], row["champion"], row["compared"], row["failed"]) == (2, 1, 10, 0)
+    assert row["agreed"] < 10 and 0 <= row["agreement_low"] < row["agreement_high"] < 1
+    active = settled.slots.active()
+    assert (settled.release, active and active.release) == (1, 1)
+
+
+def test_a_shadow_without_traffic_is_refused(settled: Island, release: Release, assign: Assign) -> None:
+    flow = settled.boot()
+    flow.receive(assign(settled.shelf.add(release(2)[0]), 2, 2, mode="shadow"))
+    flow.advance()
+    settled.timer += 601
+    flow.advance()
+    assert (settled.told[-1].after, settled.release) == ("refused", 1)
+    assert "only 0 of 10 live answers could be compared within 600 s" in settled.told[-1].reason
+
+
+def test_a_shadow_needs_something_that_serves(island: Island, release: Release, assign: Assign) -> None:
+    flow = island.boot()
+    flow.receive(assign(island.shelf.add(release(1)[0]), 1, 1, mode="shadow"))
+    flow.advance()
+    assert (island.told[-1].after, island.release) == ("refused", None)
+    assert "no model of tiny serves here" in island.told[-1].reason
+
+
+def test_a_shadow_goes_on_after_a_restart_and_can_be_promoted_without_another_download(
+    settled: Island, release: Release, assign: Assign, pictures: Pictures
+) -> None:
+    data = release(2)[0]
+    flow = settled.boot()
+    flow.receive(assign(settled.shelf.add(data), 2, 2, mode="shadow"))
+    flow.advance()
+    again = settled.boot()
+    assert again.advance() == 600
+    settled.answers(again, pictures(10, seed=1))
+    again.advance()
+    assert settled.compared[0]["agreed"] == 10
+    settled.shelf.bundles.clear()
+    again.receive(assign(data, 2, 3))
+    again.advance()
+    assert (settled.told[-1].after, settled.release) == ("proving", 2)
+
+
+def test_an_unknown_mode_is_refused_at_the_door(settled: Island, release: Release, assign: Assign) -> None:
+    flow = settled.boot()
+    flow.receive(assign(release(2)[0], 2, 2, mode="mirror"))
+    assert "mode 'mirror' is unknown" in settled.told[-1].reason

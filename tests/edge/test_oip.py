@@ -2,34 +2,30 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
-from google.protobuf import descriptor_pb2, descriptor_pool
 
-from skerry_edge.infer.engine import Active, Engine
-from skerry_edge.infer.models import load_model
+from skerry_edge.infer.engine import Engine
 from skerry_edge.serve import oip
-from skerry_edge.serve.tensors import DATATYPES, NAMES
+from skerry_edge.serve.catalog import Catalog
+from skerry_edge.serve.datatypes import DTYPES
+from skerry_edge.serve.tensors import CONTENTS
 from skerry_proto.v1 import inference_pb2 as pb
 from skerry_shared import bundle
-from skerry_shared.release import Manifest
+
+pytestmark = pytest.mark.arm64
+
 
 Call = Callable[..., Any]
 
 
 @pytest.fixture
-def engine() -> Engine:
-    return Engine()
-
-
-@pytest.fixture
 def call(engine: Engine) -> Iterator[Call]:
     server = grpc.server(ThreadPoolExecutor(2))
-    server.add_generic_rpc_handlers([oip.handlers(engine)])
+    server.add_generic_rpc_handlers([oip.handlers(Catalog(engine))])
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -40,13 +36,6 @@ def call(engine: Engine) -> Iterator[Call]:
 
         yield ask
     server.stop(None).wait()
-
-
-@pytest.fixture
-def tiny(engine: Engine, release: Callable[..., tuple[bytes, Manifest]], tmp_path: Path) -> bundle.Bundle:
-    unpacked = bundle.unpack(release(5)[0], tmp_path / "unpacked")
-    engine.swap(Active(unpacked.manifest, load_model(unpacked, 1), lambda *_: None))
-    return unpacked
 
 
 def raw_request(images: np.ndarray[Any, Any], **changes: Any) -> pb.ModelInferRequest:
@@ -157,19 +146,7 @@ def test_without_a_model(call: Call) -> None:
     assert error.code() is grpc.StatusCode.UNAVAILABLE
 
 
-def test_every_datatype_has_its_numpy_dtype() -> None:
-    assert {np.dtype(dtype).name for dtype, _ in DATATYPES.values()} == set(NAMES)
+def test_every_datatype_has_a_field_for_its_values_but_fp16() -> None:
+    assert DTYPES.keys() - CONTENTS.keys() == {"FP16"}
     contents = pb.InferTensorContents()
-    assert all(hasattr(contents, field) for _, field in DATATYPES.values() if field)
-
-
-def test_another_package_named_inference_may_live_in_the_same_process() -> None:
-    """As tritonclient's and kserve's stubs do: the same message names in package ``inference``."""
-    stock = descriptor_pb2.FileDescriptorProto(name="grpc_service.proto", package="inference", syntax="proto3")
-    stock.message_type.extend(
-        [descriptor_pb2.DescriptorProto(name=name) for name in pb.DESCRIPTOR.message_types_by_name]
-    )
-    pool = descriptor_pool.Default()
-    pool.Add(stock)
-    assert pool.FindMessageTypeByName("inference.ModelInferRequest").file.name == "grpc_service.proto"
-    assert pb.ModelInferRequest.DESCRIPTOR.full_name == "skerry.v1.inference.ModelInferRequest"
+    assert all(hasattr(contents, field) for field in CONTENTS.values())

@@ -13,6 +13,9 @@ from skerry_shared.ports.carrier import MAX_MESSAGE
 from skerry_shared.sealing import IngestKey, Opener, Sealer
 from skerry_shared.telemetry import Up
 
+pytestmark = pytest.mark.arm64
+
+
 NOW = datetime.now(timezone.utc)
 AUTHORITY, KEY, INGEST = Authority.new("north", NOW), new_key(), IngestKey.new()
 

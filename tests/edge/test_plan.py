@@ -14,6 +14,9 @@ from skerry_shared import signing, wire
 from skerry_shared.errors import ExpiredError, InputError, ReplayError, SignatureError, TrustError
 from skerry_shared.release import Assignment, Target
 
+pytestmark = pytest.mark.arm64
+
+
 DEVICE = Device("harbour", "pump-7", "x86_64", ("onnxruntime",), 1 << 30)
 TARGET = Target("generic-x86-64", "x86_64", "onnxruntime", "int8", 1 << 20)
 GOOD = Assignment("harbour", "pump-7", 5, 1000, 2000, 1, "tiny", 2, "tiny/2/x.bundle", "ab" * 32, 9, TARGET)

@@ -22,6 +22,8 @@ from skerry_shared.ports.runtime import Tensors
 from skerry_shared.release import Manifest
 from skerry_shared.states import UpdateEvent
 
+pytestmark = pytest.mark.arm64
+
 
 class Fixed:
     """Always gives the same answer."""

@@ -12,6 +12,9 @@ from skerry_shared import sketch, telemetry
 from skerry_shared.errors import InputError
 from skerry_shared.release import ANY, Channel, Lineage, Manifest, Measured, Target, TensorSpec
 
+pytestmark = pytest.mark.arm64
+
+
 NAMES = sketch.channel_names(["brightness"])
 MANIFEST = Manifest(
     "tiny", 3, "tests", ("a", "b", "c"), (TensorSpec("image", "uint8", (ANY, 2, 2)),), (),

@@ -15,6 +15,9 @@ from skerry_shared.errors import ModelError
 from skerry_shared.release import Manifest
 from skerry_shared.testing.runtime import check_runtime
 
+pytestmark = pytest.mark.arm64
+
+
 Release = Callable[..., tuple[bytes, Manifest]]
 
 

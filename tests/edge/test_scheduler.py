@@ -210,5 +210,5 @@ def test_the_engine_passes_deadline_and_limits_on() -> None:
     engine, valve = Engine(), Valve()
     engine.swap(Active(MANIFEST, valve, lambda *_: None, limits=Limits(threads=1, waiting=1)))
     with pytest.raises(DeadlineError):
-        engine.predict({"picture": np.zeros((1, 2, 2), np.uint8)}, deadline=time.monotonic())
+        engine.predict({"picture": np.zeros((1, 2, 2), np.uint8)}, timeout_s=0)
     assert engine.loads()["fashion"].expired == 1

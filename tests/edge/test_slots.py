@@ -9,6 +9,9 @@ from skerry_shared import bundle, files
 from skerry_shared.errors import ModelError, StateError
 from skerry_shared.release import Manifest
 
+pytestmark = pytest.mark.arm64
+
+
 Release = Callable[..., tuple[bytes, Manifest]]
 
 

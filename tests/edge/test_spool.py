@@ -15,6 +15,9 @@ from skerry_shared import wire
 from skerry_shared.errors import StateError
 from skerry_shared.telemetry import Session, SignedSession, Up
 
+pytestmark = pytest.mark.arm64
+
+
 ROOMY = 1 << 20
 
 

@@ -65,7 +65,7 @@ def test_nothing_is_done_without_it_either(stage: Stage) -> None:
         ("/runs", {}, errors.UsageError, "missing key 'workload'"),
         ("/runs", {"workload": "digits", "epochs": "3"}, errors.UsageError, "epochs: expected an integer"),
         ("/devices", {"name": "Edge 1", "profile": "generic-x86-64"}, errors.UsageError, "is not a name"),
-        ("/devices", {"name": "edge-1", "profile": "toaster"}, errors.NotFoundError, "known: generic-arm64"),
+        ("/devices", {"name": "edge-1", "profile": "toaster"}, errors.NotFoundError, "known: coral-dev-board"),
         ("/releases", {"run": 7}, errors.NotFoundError, "run: no 7"),
         ("/rollouts", ORDER, errors.NotFoundError, "no digits/1"),
         ("/rollouts/3/halt", {}, errors.NotFoundError, "rollout: no 3"),

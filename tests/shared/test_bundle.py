@@ -11,6 +11,9 @@ from skerry_shared.bundle import Golden
 from skerry_shared.errors import ModelError, UnfitError
 from skerry_shared.testing.examples import MANIFEST
 
+pytestmark = pytest.mark.arm64
+
+
 GOLDEN = Golden({"picture": np.zeros((1, 2, 2), np.uint8)}, {"scores": np.array([[0.25, 0.75]], np.float32)})
 
 

@@ -5,6 +5,8 @@ import pytest
 
 from skerry_shared import files
 
+pytestmark = pytest.mark.arm64
+
 
 def test_a_write_that_fails_anywhere_leaves_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "state"

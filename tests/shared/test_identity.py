@@ -12,6 +12,9 @@ from skerry_shared.identity import Authority, Token
 from skerry_shared.release import Assignment
 from skerry_shared.testing.examples import MANIFEST
 
+pytestmark = pytest.mark.arm64
+
+
 NOW = identity.utc(time.time())
 AUTHORITY = Authority.new("test", NOW)
 
@@ -40,12 +43,14 @@ def test_a_request_must_be_for_the_tokens_name() -> None:
         AUTHORITY.sign_request(request, "edge-1", NOW, 1)
 
 
-def test_device_certificates_are_for_clients_and_server_certificates_name_hosts() -> None:
+def test_a_device_certificate_serves_under_no_name_but_its_own_and_server_certificates_name_hosts() -> None:
     key = identity.new_key()
     device = x509.load_pem_x509_certificate(AUTHORITY.sign_request(identity.request("e", key), "e", NOW, 1))
     server = x509.load_pem_x509_certificate(AUTHORITY.issue_server(key, ("localhost", "127.0.0.1"), NOW, 1))
     usage = device.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    assert list(usage) == [x509.oid.ExtendedKeyUsageOID.CLIENT_AUTH]
+    assert set(usage) == {x509.oid.ExtendedKeyUsageOID.CLIENT_AUTH, x509.oid.ExtendedKeyUsageOID.SERVER_AUTH}
+    own = device.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert list(own) == [x509.DNSName("e.skerry.internal")]
     names = server.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.DNSName) == ["localhost"]
     assert [str(ip) for ip in names.get_values_for_type(x509.IPAddress)] == ["127.0.0.1"]

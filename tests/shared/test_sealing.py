@@ -12,6 +12,9 @@ from skerry_shared.identity import Authority
 from skerry_shared.sealing import PUBLIC_BYTES, IngestKey, Opener, Sealer
 from skerry_shared.telemetry import Header, Sealed, Session
 
+pytestmark = pytest.mark.arm64
+
+
 NOW = identity.utc(time.time())
 AUTHORITY = Authority.new("test", NOW)
 INGEST = IngestKey.new()

@@ -1,10 +1,14 @@
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from skerry_shared import sketch
+
+pytestmark = pytest.mark.arm64
+
 
 floats = st.floats(-1e6, 1e6) | st.just(float("nan"))
 arrays = hnp.arrays(np.float64, st.integers(0, 200), elements=floats)

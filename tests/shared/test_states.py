@@ -3,7 +3,9 @@ from typing import Any
 import pytest
 
 from skerry_shared.errors import StateError
-from skerry_shared.states import ROLLOUT, UPDATE, Rollout, RolloutEvent, Update, UpdateEvent, step
+from skerry_shared.states import ROLLOUT, UNDER_WAY, UPDATE, Rollout, RolloutEvent, Update, UpdateEvent, step
+
+pytestmark = pytest.mark.arm64
 
 
 @pytest.mark.parametrize(
@@ -27,5 +29,9 @@ def test_every_state_of_an_update_can_be_reached_and_every_unfinished_one_left()
                 reached.add(after)
                 frontier.append(after)
     assert reached == set(Update)
-    for state, row in UPDATE.items():
-        assert UpdateEvent.SUPERSEDED in row, f"{state} would be stuck when a newer assignment comes"
+    final = {Update.HEALTHY, Update.SHADOWED, Update.REFUSED, Update.UNDONE, Update.REPLACED}
+    assert set(Update) - final == UNDER_WAY, "another one would be stuck when a newer assignment comes"
+
+
+def test_a_healthy_update_can_only_be_undone() -> None:
+    assert UPDATE[Update.HEALTHY] == {UpdateEvent.REGRESSED: Update.UNDONE}

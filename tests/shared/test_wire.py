@@ -11,6 +11,8 @@ from skerry_shared.release import Assignment, Manifest, Signed
 from skerry_shared.telemetry import Ack, Down, Sealed, Up
 from skerry_shared.testing.examples import MANIFEST
 
+pytestmark = pytest.mark.arm64
+
 
 def test_every_message_has_the_fields_of_its_dataclass() -> None:
     for cls, message in wire.MESSAGES.items():

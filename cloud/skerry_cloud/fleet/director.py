@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Any
+from typing import Any, Literal
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import select
@@ -20,6 +20,8 @@ DAY = 86400
 DEVICE_STATES = {state.value for state in Update}
 SUBJECTS = ("agent", "update")  # what a device may speak of; a rollout or an alarm is not its to tell
 
+Mode = Literal["serve", "shadow"]  # shadow: answer beside what serves, report, never switch
+
 
 @dataclass(frozen=True)
 class Order:
@@ -30,6 +32,7 @@ class Order:
     canary: int
     wave_seconds: float
     devices: tuple[str, ...] = ()
+    mode: Mode = "serve"
 
     def __post_init__(self) -> None:
         """Raises ValueError, which ``decode`` turns into a ConfigError."""
@@ -65,7 +68,7 @@ class Director:
                 raise StateError(f"rollout: {running.id} of {order.workload}/{running.release} is still running")
             rollout = Rollout(
                 workload=release.workload, release=release.number, state=states.Rollout.RUNNING.value, waves=waves,
-                wave_seconds=order.wave_seconds, wave_started=now, created=now,
+                wave_seconds=order.wave_seconds, wave_started=now, created=now, mode=order.mode,
             )  # fmt: skip
             session.add(rollout)
             await session.flush()
@@ -162,9 +165,7 @@ class Director:
     async def _assign(
         self, session: AsyncSession, rollout: Rollout, devices: Sequence[str], now: float
     ) -> list[Assignment]:
-        return [
-            await self._issue(session, name, rollout.id, rollout.workload, rollout.release, now) for name in devices
-        ]
+        return [await self._issue(session, name, rollout, rollout.release, rollout.mode, now) for name in devices]
 
     async def _restore(self, session: AsyncSession, rollout: Rollout, now: float) -> list[Assignment]:
         """Devices with the halted release get back what they ran before; the others undid or refused it themselves."""
@@ -177,28 +178,26 @@ class Director:
         for assignment in (await session.scalars(query)).all():
             earlier = await _last_healthy(session, assignment.device, rollout.workload, rollout.release)
             if earlier:
-                issued.append(
-                    await self._issue(session, assignment.device, rollout.id, rollout.workload, earlier.release, now)
-                )
+                issued.append(await self._issue(session, assignment.device, rollout, earlier.release, "serve", now))
         return issued
 
     async def _issue(
-        self, session: AsyncSession, name: str, rollout: int, workload: str, number: int, now: float
+        self, session: AsyncSession, name: str, rollout: Rollout, number: int, mode: str, now: float
     ) -> Assignment:
         device = await session.get_one(Device, name, with_for_update=True)
-        bundle = await session.get(Bundle, (workload, number, device.profile))
+        bundle = await session.get(Bundle, (rollout.workload, number, device.profile))
         if not bundle:
-            raise NotFoundError(f"{workload}/{number} has no bundle for {name}, which is a {device.profile}")
+            raise NotFoundError(f"{rollout.workload}/{number} has no bundle for {name}, which is a {device.profile}")
         device.counter += 1
         document = release.Assignment(
             fleet=self._fleet, device=name, counter=device.counter, issued=int(now), expires=int(now + self._lifetime),
-            rollout=rollout, workload=workload, release=number, path=bundle.path, sha256=bundle.sha256,
-            length=bundle.length, target=wire.from_json(Manifest, bundle.manifest).target,
+            rollout=rollout.id, workload=rollout.workload, release=number, path=bundle.path, sha256=bundle.sha256,
+            length=bundle.length, target=wire.from_json(Manifest, bundle.manifest).target, mode=mode,
         )  # fmt: skip
         signed = wire.encode(signing.sign(document, self._key))
         assignment = Assignment(
-            device=name, counter=device.counter, rollout=rollout, workload=workload, release=number, signed=signed,
-            state="issued", updated=now,
+            device=name, counter=device.counter, rollout=rollout.id, workload=rollout.workload, release=number,
+            signed=signed, state="issued", updated=now,
         )  # fmt: skip
         session.add(assignment)
         return assignment

@@ -14,6 +14,7 @@ from skerry_shared import identity, profiles, signing
 from skerry_shared.errors import NotFoundError, StateError, TrustError, UsageError
 from skerry_shared.identity import Token
 from skerry_shared.mqtt import CLOUD
+from skerry_shared.profiles import AUTO
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,15 @@ class Enrolment:
         self._addresses, self._days = addresses, days
 
     async def announce(self, name: str, profile: str, lifetime: float, now: float) -> str:
-        """A token for the device ``name``, good for ``lifetime`` seconds. Raises StateError if it is enrolled."""
+        """A token for the device ``name``, good for ``lifetime`` seconds; profile "auto" lets it say what it is.
+
+        Raises StateError if it is enrolled, NotFoundError for an unknown profile.
+        """
         identity.check_name("device", name)
         if name == CLOUD:
             raise UsageError(f"device: {name!r} is the cloud's own name towards the broker; choose another")
-        profiles.load(profile)
+        if profile != AUTO:
+            profiles.load(profile)
         token = Token.new(self._keys.authority.certificate)
         async with self._store.begin() as session:
             device = await session.get(Device, name)
@@ -70,8 +75,7 @@ class Enrolment:
             assert token
             certificate = authority.sign_request(request.csr.encode(), request.name, identity.utc(now), self._days)
             device = await session.get_one(Device, request.name)
-            if request.profile and request.profile != device.profile:
-                raise StateError(f"profile: {request.name} was announced as {device.profile}, not {request.profile}")
+            device.profile = _profile(device, request.profile)
             token.used = now
             session.add(_event(device.name, device.state, "enrolled", "token and request hold", device.name, now))
             device.state = "enrolled"
@@ -106,6 +110,17 @@ class Enrolment:
             "gateway": self._addresses.gateway,
             "mqtt": self._addresses.mqtt or None,
         }
+
+
+def _profile(device: Device, asked: str) -> str:
+    if device.profile == AUTO:
+        if not asked:
+            raise UsageError(f"profile: {device.name} was announced as {AUTO}; enrol it with --profile {AUTO}")
+        profiles.load(asked)
+        return asked
+    if asked and asked != device.profile:
+        raise StateError(f"profile: {device.name} was announced as {device.profile}, not {asked}")
+    return device.profile
 
 
 def _check_token(token: TokenRow | None, name: str, now: float) -> None:

@@ -1,6 +1,7 @@
 """What a rollout does next: pure, over plain data and a given time.
 
-A wave is assigned, and is through when every device of it says *healthy*; installed is not enough. One device that
+A wave is assigned, and is through when every device of it says *healthy*; installed is not enough. (A shadow is through
+where the device says *shadowed*: it has reported enough comparisons.) One device that
 refuses or undoes the release, or a wave that is not through in time, halts the rollout: silence counts as failure.
 """
 
@@ -12,6 +13,7 @@ from skerry_shared.errors import UsageError
 from skerry_shared.states import RolloutEvent, Update
 
 FAILED = (Update.REFUSED, Update.UNDONE)
+THROUGH = (Update.HEALTHY, Update.SHADOWED)
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def decide(progress: Progress, now: float) -> Decision:
         if state in FAILED:
             return Decision(RolloutEvent.FAILED, f"{device} {state}: {reason}")
     wave = progress.waves[progress.wave]
-    waiting = [device for device in wave if progress.states.get(device, ("", ""))[0] != Update.HEALTHY]
+    waiting = [device for device in wave if progress.states.get(device, ("", ""))[0] not in THROUGH]
     if waiting and now - progress.wave_started > progress.wave_seconds:
         names = ", ".join(waiting)
         return Decision(RolloutEvent.FAILED, f"not healthy within {progress.wave_seconds:.0f} s: {names}")

@@ -7,6 +7,7 @@ name, and never the model's. What was found right once is recognised by its name
 
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import getrandbits  # reseeded by a fork, unlike a counter
@@ -108,15 +109,18 @@ class Engine:
                 raise StateError(f"model {name!r}: is the one that was assigned; an assignment replaces it")
             self._served = {other: served for other, served in self._served.items() if other != name}
 
-    def predict(self, inputs: Tensors, deadline: float | None = None, model: str = "", priority: int = 0) -> Prediction:
+    def predict(
+        self, inputs: Tensors, model: str = "", timeout_s: float | None = None, priority: int = 0
+    ) -> Prediction:
         """Answer a batch by the named model, or the default. A request of a higher priority goes first.
 
         Raises StateError without a model, NotFoundError, InputError on wrong tensors, ModelError if the model fails,
-        OverloadError, and DeadlineError if it could not begin before ``deadline``, of the monotonic clock.
+        OverloadError, and DeadlineError if it could not begin within ``timeout_s`` seconds.
         """
         served = self._find(model) if model else self._default  # read once: a swap must not come in between
         if served is None:
             raise StateError("no model is installed yet")
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
         return served.predict(inputs, deadline, priority)
 
     def _find(self, name: str) -> "_Served":

@@ -62,14 +62,16 @@ class Loader:
         self._engines, self._settings, self._progress = engines, settings, progress
         self._class = device_class()
 
-    def load(self, bundle: Bundle) -> Chosen:
+    def load(self, bundle: Bundle, threads: int | None = None) -> Chosen:
         """The model on the fastest provider that is right. Each that is not known yet is tried in a child first.
+
+        ``threads``: fewer than the settings', on which the choice is made, where the board is under strain.
 
         Raises ModelError if none will do.
         """
         keys = self._keys(bundle)
         choice = choose([self._find(bundle, provider, key) for provider, key in keys.items()])
-        return self._loaded(bundle, choice, keys)
+        return self._loaded(bundle, choice, keys, threads)
 
     def known(self, bundle: Bundle) -> Chosen:
         """As the agent chose for this bundle, without trying anything; on the CPU if it never did."""
@@ -84,10 +86,10 @@ class Loader:
             raise ModelError(f"runs on {choice.provider} instead of {choice.fallback_from}: {choice.reason}")
         return choice.reason
 
-    def _loaded(self, bundle: Bundle, choice: Choice, keys: dict[str, Key]) -> Chosen:
+    def _loaded(self, bundle: Bundle, choice: Choice, keys: dict[str, Key], threads: int | None = None) -> Chosen:
         provider = choice.provider
         cache = self._engines.path(keys[provider]) if provider in keys else None
-        return Chosen(load_model(bundle, self._settings.threads, provider, cache), choice)
+        return Chosen(load_model(bundle, threads or self._settings.threads, provider, cache), choice)
 
     def _find(self, bundle: Bundle, provider: str, key: Key) -> Finding:
         return self._engines.finding(key) or self._try(bundle, provider, key)

@@ -65,6 +65,11 @@ class Recorder:
             ready = self._due(now) if self._closed or len(self._full) >= FULL else []
         self._emit(ready)
 
+    def sample_at(self, rate: float) -> None:
+        """Sample this share of the answers from now on, 0 to 1; each sample says with which one it was drawn."""
+        with self._lock:
+            self._rate = rate
+
     def tick(self) -> None:
         """Pass on what is due. Call it about once a second, in a thread that may wait for the sink."""
         with self._lock:

@@ -2,120 +2,147 @@
 
 A reply is raw if its request was, else typed. Its ``id`` is the request's, or the prediction's where the request had
 none; its parameters tell the ``release`` that answered and the ``prediction_id`` for late labels (of several examples
-in one request, example i has ".i" behind it). The messages are in a proto package of our own, because two copies of
-package ``inference`` cannot live in one process; only the service's name on the wire is the protocol's.
+in one request, example i has ".i" behind it). A request's parameters ``timeout`` and ``priority`` and the call's own
+deadline say how it is scheduled; other parameters are ignored. The messages are in a proto package of our own,
+because two copies of package ``inference`` cannot live in one process; only the service's name on the wire is the
+protocol's.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, NoReturn, Protocol
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any, NoReturn
 
 import grpc
+from google.protobuf.json_format import ParseDict
 
 from skerry_edge.serve import tensors
+from skerry_edge.serve.catalog import Catalog, Policy, Prediction, policy_of
 from skerry_proto.v1 import inference_pb2 as pb
-from skerry_shared import __version__
-from skerry_shared.errors import InputError, ModelError, NotFoundError, SkerryError, StateError
-from skerry_shared.ports.runtime import Tensors
-from skerry_shared.release import Manifest
+from skerry_shared.errors import (
+    DeadlineError,
+    InputError,
+    ModelError,
+    NotFoundError,
+    OverloadError,
+    SkerryError,
+    StateError,
+    UsageError,
+)
 
 SERVICE = "inference.GRPCInferenceService"
 MAX_MESSAGE = 64 << 20  # bytes of one request or reply
+NO_DEADLINE_S = 1e9  # grpcio tells of some 300 years where the client set none
+AT_WILL = Policy()
+STREAMS = 4  # open at once; each holds a thread of the server
 
 CODES: dict[type[SkerryError], grpc.StatusCode] = {
     NotFoundError: grpc.StatusCode.NOT_FOUND,
+    UsageError: grpc.StatusCode.FAILED_PRECONDITION,
     InputError: grpc.StatusCode.INVALID_ARGUMENT,
     StateError: grpc.StatusCode.UNAVAILABLE,
+    OverloadError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    DeadlineError: grpc.StatusCode.DEADLINE_EXCEEDED,
     ModelError: grpc.StatusCode.INTERNAL,
 }
 
 
-class Prediction(Protocol):
-    """What the engine answers."""
-
-    @property
-    def manifest(self) -> Manifest: ...  # noqa: D102
-    @property
-    def prediction_id(self) -> str: ...  # noqa: D102
-    @property
-    def outputs(self) -> Tensors: ...  # noqa: D102
-
-
-class Engine(Protocol):
-    """What answers; raises StateError, InputError or ModelError."""
-
-    @property
-    def manifest(self) -> Manifest | None: ...  # noqa: D102
-    def predict(self, inputs: Tensors) -> Prediction: ...  # noqa: D102
-
-
 class InferenceService:
-    """The six calls. Each takes a request and raises SkerryError; ``handlers`` makes gRPC of both."""
+    """The calls. Each takes a request and raises SkerryError; ``handlers`` makes gRPC of both."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._streams = threading.BoundedSemaphore(STREAMS)
 
     def live(self, _: pb.ServerLiveRequest) -> pb.ServerLiveResponse:
         """ServerLive: the process answers."""
         return pb.ServerLiveResponse(live=True)
 
     def ready(self, _: pb.ServerReadyRequest) -> pb.ServerReadyResponse:
-        """ServerReady: a model serves."""
-        return pb.ServerReadyResponse(ready=self._engine.manifest is not None)
+        """ServerReady: the models serve."""
+        return pb.ServerReadyResponse(ready=self._catalog.ready)
 
     def model_ready(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
         """ModelReady: this model, in this version if one is given, serves."""
-        manifest = self._engine.manifest
-        return pb.ModelReadyResponse(ready=manifest is not None and _is(manifest, request.name, request.version))
+        return pb.ModelReadyResponse(ready=self._catalog.serves(request.name, request.version))
 
     def metadata(self, _: pb.ServerMetadataRequest) -> pb.ServerMetadataResponse:
         """ServerMetadata."""
-        return pb.ServerMetadataResponse(name="skerry-agent", version=__version__)
+        return ParseDict(self._catalog.server(), pb.ServerMetadataResponse())
 
     def model_metadata(self, request: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:
         """ModelMetadata. Raises NotFoundError or StateError."""
-        manifest = self._manifest(request.name, request.version)
-        return pb.ModelMetadataResponse(
-            name=manifest.workload,
-            versions=[str(manifest.release)],
-            platform=f"{manifest.target.runtime}_{manifest.model_file.rpartition('.')[2]}",
-            inputs=map(tensors.metadata, manifest.inputs),
-            outputs=map(tensors.metadata, manifest.outputs),
-        )
+        return ParseDict(self._catalog.metadata(request.name, request.version), pb.ModelMetadataResponse())
 
-    def infer(self, request: pb.ModelInferRequest) -> pb.ModelInferResponse:
-        """ModelInfer. Raises NotFoundError, StateError, InputError or ModelError."""
-        self._manifest(request.model_name, request.model_version)
-        prediction = self._engine.predict(tensors.inputs_of(request))
-        manifest, prediction_id = prediction.manifest, prediction.prediction_id
-        response = pb.ModelInferResponse(
-            model_name=manifest.workload, model_version=str(manifest.release), id=request.id or prediction_id
-        )
-        response.parameters["release"].int64_param = manifest.release
-        response.parameters["prediction_id"].string_param = prediction_id
-        wanted = [output.name for output in request.outputs]
-        tensors.add_outputs(response, prediction.outputs, wanted, raw=bool(request.raw_input_contents))
-        return response
+    def config(self, request: pb.ModelConfigRequest) -> pb.ModelConfigResponse:
+        """ModelConfig. Raises NotFoundError or StateError."""
+        return ParseDict({"config": self._catalog.config(request.name, request.version)}, pb.ModelConfigResponse())
 
-    def _manifest(self, name: str, version: str) -> Manifest:
-        manifest = self._engine.manifest
-        if manifest is None:
-            raise StateError("no model is installed yet")
-        if not _is(manifest, name, version):
-            asked = f"{name!r} version {version!r}" if version else repr(name)
-            raise NotFoundError(f"model {asked}: not here; this device serves {manifest.workload!r} {manifest.release}")
-        return manifest
+    def statistics(self, request: pb.ModelStatisticsRequest) -> pb.ModelStatisticsResponse:
+        """ModelStatistics. Raises NotFoundError or StateError."""
+        return ParseDict(self._catalog.statistics(request.name, request.version), pb.ModelStatisticsResponse())
+
+    def index(self, _: pb.RepositoryIndexRequest) -> pb.RepositoryIndexResponse:
+        """RepositoryIndex."""
+        return ParseDict({"models": self._catalog.index()}, pb.RepositoryIndexResponse())
+
+    def load(self, request: pb.RepositoryModelLoadRequest) -> pb.RepositoryModelLoadResponse:
+        """RepositoryModelLoad of what serves already. Raises NotFoundError or StateError."""
+        self._catalog.load(request.model_name)
+        return pb.RepositoryModelLoadResponse()
+
+    def unload(self, request: pb.RepositoryModelUnloadRequest) -> NoReturn:
+        """RepositoryModelUnload is refused. Raises UsageError, NotFoundError or StateError."""
+        self._catalog.unload(request.model_name)
+        raise AssertionError("unload returned")
+
+    def infer(self, request: pb.ModelInferRequest, remaining: float | None = None) -> pb.ModelInferResponse:
+        """ModelInfer, to be answered within ``remaining`` seconds. Raises SkerryError as ``Catalog.answer`` does."""
+        policy = policy_of(remaining, _parameters(request)) if remaining is not None or request.parameters else AT_WILL
+
+        def write(prediction: Prediction) -> pb.ModelInferResponse:
+            return _response(request, prediction)
+
+        read = lambda: tensors.inputs_of(request)  # noqa: E731
+        return self._catalog.answer(request.model_name, request.model_version, read, write, policy)
+
+    def stream(self, requests: Iterator[pb.ModelInferRequest]) -> Iterator[pb.ModelStreamInferResponse]:
+        """ModelStreamInfer: answers one after the other; an error ends its request only. Raises OverloadError."""
+        with self._place():
+            for request in requests:
+                try:
+                    yield pb.ModelStreamInferResponse(infer_response=self.infer(request))
+                except SkerryError as error:
+                    about = pb.ModelInferResponse(model_name=request.model_name, id=request.id)
+                    yield pb.ModelStreamInferResponse(error_message=str(error), infer_response=about)
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        if not self._streams.acquire(blocking=False):
+            raise OverloadError(f"{STREAMS} streams are open already; use one of them, or single calls")
+        try:
+            yield
+        finally:
+            self._streams.release()
 
 
-def handlers(engine: Engine) -> grpc.GenericRpcHandler:
+def handlers(catalog: Catalog) -> grpc.GenericRpcHandler:
     """The service as a handler for ``grpc.Server.add_generic_rpc_handlers``."""
-    service = InferenceService(engine)
+    service = InferenceService(catalog)
     methods = {
         "ServerLive": unary(service.live, pb.ServerLiveRequest),
         "ServerReady": unary(service.ready, pb.ServerReadyRequest),
         "ModelReady": unary(service.model_ready, pb.ModelReadyRequest),
         "ServerMetadata": unary(service.metadata, pb.ServerMetadataRequest),
         "ModelMetadata": unary(service.model_metadata, pb.ModelMetadataRequest),
-        "ModelInfer": unary(service.infer, pb.ModelInferRequest),
+        "ModelConfig": unary(service.config, pb.ModelConfigRequest),
+        "ModelStatistics": unary(service.statistics, pb.ModelStatisticsRequest),
+        "RepositoryIndex": unary(service.index, pb.RepositoryIndexRequest),
+        "RepositoryModelLoad": unary(service.load, pb.RepositoryModelLoadRequest),
+        "RepositoryModelUnload": unary(service.unload, pb.RepositoryModelUnloadRequest),
+        "ModelInfer": _infer(service),
+        "ModelStreamInfer": _stream(service),
     }
     return grpc.method_handlers_generic_handler(SERVICE, methods)
 
@@ -129,7 +156,7 @@ def unary(call: Callable[[Any], Any], request: Any, codes: Mapping[type[SkerryEr
         except SkerryError as error:
             abort(context, error, codes)
 
-    return grpc.unary_unary_rpc_method_handler(handle, request.FromString, lambda reply: reply.SerializeToString())
+    return grpc.unary_unary_rpc_method_handler(handle, request.FromString, _serialized)
 
 
 def abort(
@@ -141,5 +168,52 @@ def abort(
     raise AssertionError("abort returned")
 
 
-def _is(manifest: Manifest, name: str, version: str) -> bool:
-    return name == manifest.workload and version in ("", str(manifest.release))
+def _infer(service: InferenceService) -> Any:
+    def handle(request: pb.ModelInferRequest, context: grpc.ServicerContext) -> pb.ModelInferResponse:
+        try:
+            remaining = context.time_remaining()
+            return service.infer(request, remaining if remaining < NO_DEADLINE_S else None)
+        except SkerryError as error:
+            abort(context, error, CODES)
+
+    return grpc.unary_unary_rpc_method_handler(handle, pb.ModelInferRequest.FromString, _serialized)
+
+
+def _stream(service: InferenceService) -> Any:
+    def handle(requests: Any, context: grpc.ServicerContext) -> Iterator[pb.ModelStreamInferResponse]:
+        try:
+            yield from service.stream(requests)
+        except SkerryError as error:
+            abort(context, error, CODES)
+
+    return grpc.stream_stream_rpc_method_handler(handle, pb.ModelInferRequest.FromString, _serialized)
+
+
+def _serialized(reply: Any) -> bytes:
+    data: bytes = reply.SerializeToString()
+    return data
+
+
+def _parameters(request: pb.ModelInferRequest) -> dict[str, object]:
+    return {
+        name: getattr(value, value.WhichOneof("parameter_choice") or "string_param")
+        for name, value in request.parameters.items()
+    }
+
+
+def _response(request: pb.ModelInferRequest, prediction: Prediction) -> pb.ModelInferResponse:
+    manifest, prediction_id = prediction.manifest, prediction.prediction_id
+    response = pb.ModelInferResponse.FromString(_head(manifest.workload, manifest.release))
+    response.id = request.id or prediction_id
+    response.parameters["prediction_id"].string_param = prediction_id
+    wanted = [output.name for output in request.outputs]
+    tensors.add_outputs(response, prediction.outputs, wanted, raw=bool(request.raw_input_contents))
+    return response
+
+
+@lru_cache
+def _head(workload: str, release: int) -> bytes:
+    """What all replies of a release have in common; parsing it is quicker than setting its fields."""
+    head = pb.ModelInferResponse(model_name=workload, model_version=str(release))
+    head.parameters["release"].int64_param = release
+    return head.SerializeToString()

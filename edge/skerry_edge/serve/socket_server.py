@@ -49,7 +49,7 @@ class Engine(Protocol):
     """What answers; raises SkerryError."""
 
     def predict(  # noqa: D102
-        self, inputs: Tensors, deadline: float | None = None, model: str = "", priority: int = 0
+        self, inputs: Tensors, model: str = "", timeout_s: float | None = None, priority: int = 0
     ) -> Prediction: ...
 
 
@@ -283,10 +283,7 @@ def _options(fields: Any) -> dict[str, Any]:
     for name, value in fields.items():
         if name not in known or not isinstance(value, known[name]) or isinstance(value, bool):
             raise InputError(f"{name}: {value!r} is not possible; known: {', '.join(known)}")
-    options = dict(fields)
-    if "timeout_s" in options:
-        options["deadline"] = time.monotonic() + options.pop("timeout_s")
-    return options
+    return dict(fields)
 
 
 def _is_label(pair: Any) -> bool:

@@ -3,7 +3,8 @@
 In this order, each with its error, and nothing is believed before its check:
 
 1. the director signed it                     SignatureError
-2. it is for this fleet and this device       TrustError
+2. it is for this fleet and this device, and  TrustError
+   in a mode that this agent knows
 3. its counter is above the last one seen     ReplayError; the same document again is known, not an error
 4. it has not expired                         ExpiredError
 """
@@ -15,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from skerry_edge.update.state import Stored
 from skerry_shared import signing, wire
 from skerry_shared.errors import ExpiredError, ReplayError, TrustError
-from skerry_shared.release import Assignment, Manifest, Signed
+from skerry_shared.release import MODES, Assignment, Manifest, Signed
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ def accept(data: bytes, director: Ed25519PublicKey, device: Device, stored: Stor
     assignment = signing.verify(Assignment, signed, director)
     if (assignment.fleet, assignment.device) != (device.fleet, device.name):
         raise TrustError(f"assignment: for {assignment.device!r} in {assignment.fleet!r}, this is {device.name!r}")
+    if assignment.mode not in MODES:
+        raise TrustError(f"assignment: mode {assignment.mode!r} is unknown; update this agent first")
     if signed.document == stored.document:
         return None
     if assignment.counter <= stored.counter:

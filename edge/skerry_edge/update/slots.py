@@ -71,8 +71,9 @@ class Slots:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         bundle.unpack(data, folder)
-        for inner in folder.rglob("*/"):
-            sync_folder(inner)
+        for inner in folder.rglob("*"):
+            if inner.is_dir():  # Python 3.10 lists files for "*/" too
+                sync_folder(inner)
         write_durably(folder / MARK, sha256.encode())
         return slot
 

@@ -1,6 +1,7 @@
 """Drives the update flow in a thread of its own: what comes from other threads waits here, bounded."""
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -11,13 +12,17 @@ from numpy.typing import NDArray
 from skerry_edge.update.flow import UpdateFlow
 from skerry_shared.ports.runtime import Tensors
 
+BEAT_S = 5.0  # between signs of life while there is nothing to do
 WAITING = 1024  # samples, labels and failures that may wait; older ones give way, for any of them serves as well
 
 
 class Worker:
     """Thread-safe front of an UpdateFlow. ``run`` is the thread."""
 
-    def __init__(self, flow: UpdateFlow) -> None:
+    def __init__(self, flow: UpdateFlow, beat: Callable[[], None] = lambda: None) -> None:
+        """``beat`` is called whenever the thread comes round: between steps and every few seconds of waiting."""
+        self._beat = beat
+        self._urgent: deque[Callable[[], None]] = deque(maxlen=8)  # complaints; the same ones come again
         self._flow, self._desired = flow, deque[bytes](maxlen=1)  # the newest assignment is the one that counts
         self._tasks: deque[Callable[[], None]] = deque(maxlen=WAITING)
         self._wake, self._closing = threading.Event(), False
@@ -27,6 +32,11 @@ class Worker:
     def proving(self) -> bool:
         """Are samples wanted?"""
         return self._flow.proving
+
+    @property
+    def shadowing(self) -> bool:
+        """Are samples wanted for a candidate that serves nobody?"""
+        return self._flow.shadowing
 
     def desire(self, data: bytes) -> None:
         """A serialised Signed assignment came."""
@@ -45,21 +55,46 @@ class Worker:
         """A live request that the model could not answer."""
         self._add(partial(self._flow.failed, release))
 
+    def complain(self, release: int, reason: str) -> None:
+        """The model that serves does not do its job; comes before all else that waits."""
+        self._urgent.append(partial(self._flow.complain, release, reason))
+        self._wake.set()
+
+    def recheck(self) -> None:
+        """The golden inputs are due again."""
+        self._urgent.append(self._flow.recheck)
+        self._wake.set()
+
+    def settle(self) -> None:
+        """The agent ran for long enough."""
+        self._add(self._flow.settle)
+
     def run(self) -> None:
         """Until ``close``. An error that is no SkerryError ends it: the process must not go on half alive."""
         self._flow.start()
+        self._beat()
         while not self._closing:
-            self._wake.wait(self._flow.advance())
-            self._wake.clear()
+            self._pause(self._flow.advance())
+            while self._urgent and not self._closing:
+                self._urgent.popleft()()
             while self._desired and not self._closing:
                 self._flow.receive(self._desired.popleft())
-            while self._tasks and not self._closing:
+            while self._tasks and not (self._urgent or self._closing):
                 self._tasks.popleft()()
+                self._beat()
 
     def close(self) -> None:
         """Let ``run`` return after its present step."""
         self._closing = True
         self._wake.set()
+
+    def _pause(self, seconds: float | None) -> None:
+        """Wait for news, ``seconds`` at most, with signs of life."""
+        end = float("inf") if seconds is None else time.monotonic() + seconds
+        self._beat()
+        while not self._wake.wait(max(0.0, min(BEAT_S, end - time.monotonic()))) and time.monotonic() < end:
+            self._beat()
+        self._wake.clear()
 
     def _add(self, task: Callable[[], None]) -> None:
         self.dropped += len(self._tasks) == WAITING

@@ -235,6 +235,7 @@ class Assignment(google.protobuf.message.Message):
     SHA256_FIELD_NUMBER: builtins.int
     LENGTH_FIELD_NUMBER: builtins.int
     TARGET_FIELD_NUMBER: builtins.int
+    MODE_FIELD_NUMBER: builtins.int
     fleet: builtins.str
     device: builtins.str
     counter: builtins.int
@@ -250,6 +251,8 @@ class Assignment(google.protobuf.message.Message):
     sha256: builtins.str
     length: builtins.int
     """bytes"""
+    mode: builtins.str
+    """"serve" (or empty), or "shadow": answer beside what serves, never in its place"""
     @property
     def target(self) -> global___Target:
         """lets a device refuse an unfit bundle before it downloads it"""
@@ -269,9 +272,10 @@ class Assignment(google.protobuf.message.Message):
         sha256: builtins.str = ...,
         length: builtins.int = ...,
         target: global___Target | None = ...,
+        mode: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["target", b"target"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["counter", b"counter", "device", b"device", "expires", b"expires", "fleet", b"fleet", "issued", b"issued", "length", b"length", "path", b"path", "release", b"release", "rollout", b"rollout", "sha256", b"sha256", "target", b"target", "workload", b"workload"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["counter", b"counter", "device", b"device", "expires", b"expires", "fleet", b"fleet", "issued", b"issued", "length", b"length", "mode", b"mode", "path", b"path", "release", b"release", "rollout", b"rollout", "sha256", b"sha256", "target", b"target", "workload", b"workload"]) -> None: ...
 
 global___Assignment = Assignment
 
