@@ -38,7 +38,7 @@ class Script:
 
 LONG = Script(Fashion, epochs=4, copies=1, answers=600, min_labels=700, floor=0.86)
 SHORT = Script(Digits, epochs=12, copies=6, answers=300, min_labels=500, floor=0.9)
-TINY = Script(Digits, epochs=4, copies=6, answers=60, min_labels=200, floor=0.8)
+TINY = Script(Digits, epochs=4, copies=6, answers=60, min_labels=300, floor=0.8)
 
 
 @dataclass

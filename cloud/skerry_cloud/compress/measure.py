@@ -22,7 +22,7 @@ from skerry_shared.release import Channel
 
 GOLDEN = 32
 BASELINE_MIN, BASELINE_MAX = 200, 4000  # rows: enough for 16 bins, and no more than a few seconds of answering
-REFERENCE_MIN = 80  # rows: with fewer, 16 bins say next to nothing
+REFERENCE_MIN = 30  # rows: with fewer, 16 bins say next to nothing
 
 TOLERANCE = {
     "float32": (1e-3, "kernels add in different order: some 1e-6 a score, and a wrong kernel is far above 1e-3"),

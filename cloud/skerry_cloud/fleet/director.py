@@ -18,7 +18,7 @@ from skerry_shared.states import ROLLOUT, RolloutEvent, Update
 
 DAY = 86400
 DEVICE_STATES = {state.value for state in Update}
-SUBJECTS = ("agent", "update")  # what a device may speak of; a rollout or an alarm is not its to tell
+SUBJECTS = ("agent", "runtime", "update")  # what a device may speak of; a rollout or an alarm is not its to tell
 
 Mode = Literal["serve", "shadow"]  # shadow: answer beside what serves, report, never switch
 

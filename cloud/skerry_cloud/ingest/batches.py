@@ -22,7 +22,7 @@ LONG_TEXT = 1 << 16  # bytes of an event's reason
 BINS = 1 << 16  # of a channel
 MOST = 1 << 40  # that a bin may have counted, so that sums stay exact
 END_OF_TIME = 253_402_300_800.0  # Unix seconds; from the year 10000 on there are no dates
-SUBJECTS = ("update", "agent")  # what a device may report events of; others are the cloud's own
+SUBJECTS = ("update", "agent", "runtime")  # what a device may report events of; others are the cloud's own
 
 VERSION_5, RECORD_BATCH, CUSTOM_METADATA, COMPRESSION = 4, 2, 4, 3  # Arrow's Message.fbs and Schema.fbs
 
