@@ -17,10 +17,6 @@ from skerry_shared import errors
 LINE_LIMIT = 1 << 20  # bytes of one line of progress
 
 
-def unwatched(_: Progress) -> None:
-    """A Report for work that nobody follows."""
-
-
 async def run(module: str, spec: Any, folder: Path, report: Report) -> None:
     """Run ``python -m module`` to its end; ``spec``, its dataclass, is left in ``folder``. Raises what it raised."""
     path = folder / f"{module.removeprefix('skerry_cloud.')}.json"

@@ -51,12 +51,12 @@ def test_progress_is_reported_and_the_end_is_quiet(module: str, tmp_path: Path) 
 
 def test_a_job_that_refuses_raises_the_same_error_here(module: str, tmp_path: Path) -> None:
     with pytest.raises(GateError, match=r"^2\.1 points lost, 1\.0 allowed$"):
-        asyncio.run(launch.run(module, Spec("gate"), tmp_path, launch.unwatched))
+        asyncio.run(launch.run(module, Spec("gate"), tmp_path, lambda _: None))
 
 
 def test_a_job_that_breaks_is_an_error_with_its_last_words(module: str, tmp_path: Path) -> None:
     with pytest.raises(SkerryError, match=r"^toyjob ended with status 1: ZeroDivisionError: by zero$"):
-        asyncio.run(launch.run(module, Spec("crash"), tmp_path, launch.unwatched))
+        asyncio.run(launch.run(module, Spec("crash"), tmp_path, lambda _: None))
 
 
 def test_a_cancelled_job_leaves_no_process(module: str, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from skerry_cloud import workloads
 from skerry_cloud.workloads import Examples, vision
 from skerry_cloud.workloads.digits import Digits
 from skerry_cloud.workloads.fashion import Fashion
+from skerry_shared import plugins
 from skerry_shared.errors import ConfigError, InputError, NotFoundError
 
 HERE = Path(__file__).parent
@@ -20,7 +21,7 @@ def test_a_workload_is_found_by_name_and_by_path() -> None:
     assert workloads.load("digits", HERE).name == "digits"
     assert workloads.load("tiny.py:Tiny", HERE).name == "tiny"
     assert workloads.load("cloud/tiny.py:Tiny", HERE.parent).labels == ("left", "right")
-    assert {"digits", "fashion"} <= set(workloads.names())
+    assert {"digits", "fashion"} <= set(plugins.names(workloads.GROUP))
 
 
 @pytest.mark.parametrize(

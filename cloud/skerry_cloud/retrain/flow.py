@@ -6,6 +6,7 @@
 Each step is an event with actor ``policy``. A candidate that fails a gate is an event too, and the champion stays.
 """
 
+import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
@@ -20,6 +21,8 @@ from skerry_cloud.job import Progress, Report
 from skerry_cloud.retrain.policy import Policy, Situation, decide
 from skerry_cloud.store import Alarm, Bundle, Dataset, Device, Event, Release, Rollout, Run, Store
 from skerry_shared.errors import GateError, SkerryError
+
+log = logging.getLogger(__name__)
 
 ACTOR = "policy"
 
@@ -91,7 +94,6 @@ class Retrainer:
         """``folder`` is where samples wait for ingestion; ``clock`` gives Unix seconds."""
         self._store, self._steps, self._labelled, self._start = store, steps, labelled, start
         self._policy, self._folder, self._clock = policy, folder, clock
-        self.progress = Progress("idle", 0, 0)
 
     async def tick(self) -> None:
         """Close alarms that were answered; retrain where the policy says so (this returns when it is done)."""
@@ -184,7 +186,8 @@ class Retrainer:
         return file
 
     def _report(self, progress: Progress) -> None:
-        self.progress = progress
+        if progress.done == progress.total:
+            log.info("retraining: %s: %s", progress.stage, progress.note or "done")
 
     async def _note(self, workload: str, before: str, after: str, reason: str) -> None:
         async with self._store.begin() as session:

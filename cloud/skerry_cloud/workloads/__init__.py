@@ -12,12 +12,7 @@ from skerry_shared.errors import ConfigError, NotFoundError
 
 GROUP = "skerry.workloads"
 
-__all__ = ["GROUP", "Examples", "Workload", "load", "names"]
-
-
-def names() -> tuple[str, ...]:
-    """The installed workloads. A path to a file needs no installation."""
-    return plugins.names(GROUP)
+__all__ = ["GROUP", "Examples", "Workload", "load"]
 
 
 def load(name: str, folder: Path) -> Workload:
