@@ -179,6 +179,7 @@ def command(*arguments: str) -> "subprocess.CompletedProcess[str]":
 
 
 def test_the_command(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("typer", reason="the operator's command line is the cloud's")
     target = serve()
     done = command(target.grpc, "--http", target.http, "--json")
     report = json.loads(done.stdout)
