@@ -22,7 +22,7 @@ from skerry_cloud.specs import CompareSpec, CompressSpec, IngestSpec, TrainSpec
 from skerry_cloud.store import Base, Bundle, Dataset, Device, Event, Release, Run, Store
 from skerry_shared import bundle, identity, plugins, profiles, wire
 from skerry_shared.errors import NotFoundError, SkerryError, StateError, UsageError
-from skerry_shared.release import Channel, Lineage
+from skerry_shared.release import Channel, Kind, Lineage
 
 PROFILES = "profiles"  # a run's file that says which profiles it was compressed for, one a line
 
@@ -111,7 +111,7 @@ class Learning:
             await launch.run("skerry_cloud.compress.job", spec, self.run_folder(number), report)
         variants = self._variants(number, names)
         (self.run_folder(number) / PROFILES).write_text("\n".join(names))
-        figures = (f"{v['precision']}-{v['arch']} {v['accuracy']:.4f}, {v['model_bytes'] // 1024} KB" for v in variants)
+        figures = (f"{Kind(**v['kind']).name} {v['accuracy']:.4f}, {v['model_bytes'] // 1024} KB" for v in variants)
         await self._move(run, "compressed", "; ".join(figures), actor)
         return {"run": number, "variants": variants}
 
@@ -122,7 +122,7 @@ class Learning:
         spec = CompareSpec(
             workload=self._known(run.workload), folder=self._folder, datasets=self._data(run.workload),
             dataset=run.dataset, champion=self.run_folder(champion), candidate=self.run_folder(candidate),
-            precision=profile.precision, arch=profile.arch, max_loss=max_loss,
+            kind=profile.kind, max_loss=max_loss,
         )  # fmt: skip
         async with self._heavy:
             await launch.run("skerry_cloud.evaluate.job", spec, self.run_folder(candidate), report)
@@ -158,7 +158,7 @@ class Learning:
         release's baseline. Raises NotFoundError if the release has nothing for this device."""
         profile = profiles.load((await self._store.get(Device, device)).profile)
         run = (await self._store.get(Release, workload, release)).run
-        report = runs.variant(self.run_folder(run), profile.precision, profile.arch).report()
+        report = runs.variant(self.run_folder(run), profile.kind).report()
         return report.references.get(f"device:{device}", report.baseline)
 
     async def renew(self) -> None:
@@ -208,8 +208,8 @@ class Learning:
 
     def _variants(self, number: int, names: Sequence[str]) -> list[dict[str, Any]]:
         targets = [profiles.load(name) for name in names]
-        kinds = dict.fromkeys((profile.precision, profile.arch) for profile in targets)
-        reports = (runs.variant(self.run_folder(number), *kind).report() for kind in kinds)
+        kinds = dict.fromkeys(profile.kind for profile in targets)
+        reports = (runs.variant(self.run_folder(number), kind).report() for kind in kinds)
         return [
             {k: v for k, v in dataclasses.asdict(found).items() if k not in ("baseline", "references")}
             for found in reports

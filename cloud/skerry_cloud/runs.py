@@ -4,8 +4,9 @@
     model.onnx                     raw input in; scores and monitors out; float32
     workload.json                  ``Declared``, so that a release needs none of the workload's code
     metrics.json                   ``Metrics``
-    variants/<precision>-<arch>/   one for each kind of device: ``Variant``
-        model.onnx
+    study/                         what compression tried: see ``compress.study``
+    variants/<kind>/               one for each ``Kind`` of device: ``Variant``
+        model.onnx, model.tflite   whichever the kind's runtime takes
         golden/in/<input>.npy      known inputs
         golden/out/<output>.npy    what this very file answers to them
         report.json                ``VariantReport``
@@ -23,8 +24,9 @@ from typing import Any, TypeVar
 from skerry_shared.config import decode
 from skerry_shared.errors import NotFoundError
 from skerry_shared.files import write_durably
-from skerry_shared.release import Channel, TensorSpec
+from skerry_shared.release import Channel, Kind, TensorSpec
 
+FILES = {"onnxruntime": "model.onnx", "litert": "model.tflite"}  # by runtime
 WEIGHTS, MODEL = "model.pt", "model.onnx"
 DECLARED, METRICS, REPORT, VERDICT = "workload.json", "metrics.json", "report.json", "verdict.json"
 
@@ -74,13 +76,14 @@ class Metrics:
 class VariantReport:
     """What was measured about one variant, against the float32 export.
 
-    ``drop`` in points of accuracy on the test split; ``parity`` is the largest difference of a golden score;
-    ``latency_ms`` the median for one input on one thread of the machine that compressed. ``baseline`` is healthy
-    traffic; ``references`` that of devices which the model was retrained for ("device:edge-1"), over the same bins.
+    ``recipe`` made it, see ``passes``. ``drop`` in points of accuracy on the test split; ``parity`` is the largest
+    difference of a golden score; ``latency_ms`` the median for one input on one thread of the machine that compressed.
+    ``baseline`` is healthy traffic; ``references`` that of devices which the model was retrained for ("device:edge-1"),
+    over the same bins.
     """
 
-    precision: str
-    arch: str
+    kind: Kind
+    recipe: str
     model_bytes: int
     accuracy: float
     drop: float
@@ -97,11 +100,12 @@ class Variant:
     """Where a variant lies."""
 
     folder: Path
+    kind: Kind
 
     @property
     def model(self) -> Path:
         """The model file."""
-        return self.folder / MODEL
+        return self.folder / FILES[self.kind.runtime]
 
     def golden(self, side: str) -> Path:
         """The folder of golden inputs (``in``) or outputs (``out``)."""
@@ -112,9 +116,9 @@ class Variant:
         return read(VariantReport, self.folder / REPORT)
 
 
-def variant(run: Path, precision: str, arch: str) -> Variant:
+def variant(run: Path, kind: Kind) -> Variant:
     """The variant of a run for devices of this kind, whether it was made yet or not."""
-    return Variant(run / "variants" / f"{precision}-{arch}")
+    return Variant(run / "variants" / kind.name, kind)
 
 
 def write(path: Path, value: Any) -> None:

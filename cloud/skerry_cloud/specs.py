@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from skerry_shared.release import Kind
+
 
 @dataclass(frozen=True)
 class IngestSpec:
@@ -69,6 +71,5 @@ class CompareSpec:
     dataset: int
     champion: Path
     candidate: Path
-    precision: str
-    arch: str
+    kind: Kind
     max_loss: float | None = None

@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 
 from skerry_shared.config import load_toml
 from skerry_shared.errors import NotFoundError, UnfitError
-from skerry_shared.release import Target
+from skerry_shared.release import Kind, Target
 
 FOLDER = Path(sysconfig.get_path("data")) / "share/skerry/devices"
 AUTO = "auto"  # in place of a name: the device shall find out
@@ -73,6 +73,11 @@ class Profile:
         return Target(name, self.arch, self.runtime, self.precision, self.memory_mb << 20)
 
     @property
+    def kind(self) -> Kind:
+        """What is built for it."""
+        return Kind(self.runtime, self.precision, self.arch)
+
+    @property
     def pci(self) -> frozenset[str]:
         """Chips that must be plugged in for a board to be of this kind."""
         return frozenset(accelerator.pci for accelerator in self.accelerators if accelerator.pci)
@@ -85,6 +90,11 @@ class Hardware(Protocol):
     def arch(self) -> str: ...  # noqa: D102
     @property
     def compatible(self) -> Sequence[str]: ...  # noqa: D102 - the most exact name first
+    @property
+    def kind(self) -> Kind:
+        """What is built for it."""
+        return Kind(self.runtime, self.precision, self.arch)
+
     @property
     def pci(self) -> Sequence[str]: ...  # noqa: D102 - "vendor:device"
 

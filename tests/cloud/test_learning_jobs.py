@@ -30,10 +30,13 @@ from skerry_cloud.train.job import work as train
 from skerry_cloud.workloads import Examples
 from skerry_shared import bundle, profiles, sketch
 from skerry_shared.errors import ConfigError, GateError, ModelError, NotFoundError
-from skerry_shared.release import Lineage
+from skerry_shared.release import Kind, Lineage
 
 HERE = Path(__file__).parent
 PROFILES = ("generic-x86-64", "generic-arm64", "industrial-pc")
+INT8_PC = Kind("onnxruntime", "int8", "x86_64")
+INT8_ARM = Kind("onnxruntime", "int8", "aarch64")
+FLOAT_PC = Kind("onnxruntime", "float32", "x86_64")
 LINEAGE = Lineage(1, "aa", 1, "abc123")
 
 
@@ -101,15 +104,15 @@ def test_the_export_takes_raw_input_of_any_batch_and_tells_no_tales(story: Story
 
 def test_there_is_one_variant_for_each_kind_of_device(story: Story) -> None:
     found = sorted(path.name for path in (story.run / "variants").iterdir())
-    assert found == ["float32-x86_64", "int8-aarch64", "int8-x86_64"]
-    assert kinds_of(("generic-x86-64", "generic-x86-64")) == [("int8", "x86_64")]
+    assert found == [FLOAT_PC.name, INT8_ARM.name, INT8_PC.name]
+    assert kinds_of(("generic-x86-64", "generic-x86-64")) == [INT8_PC]
     with pytest.raises(ConfigError, match="name at least one"):
         kinds_of(())
 
 
 @pytest.mark.parametrize(("arch", "zero_points"), [("x86_64", "uint8"), ("aarch64", "int8")])
 def test_int8_is_made_for_its_architecture(story: Story, arch: str, zero_points: str) -> None:
-    graph = onnx.load(runs.variant(story.run, "int8", arch).model).graph
+    graph = onnx.load(runs.variant(story.run, replace(INT8_PC, arch=arch)).model).graph
     constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
     activations = [constants[node.input[2]] for node in graph.node if node.op_type == "QuantizeLinear"]
     assert {zero_point.dtype for zero_point in activations} == {np.dtype(zero_points)}
@@ -121,7 +124,7 @@ def test_int8_is_made_for_its_architecture(story: Story, arch: str, zero_points:
 def test_the_monitors_are_not_quantised(story: Story) -> None:
     inputs = np.random.default_rng(0).integers(0, 255, (50, 4, 4), dtype=np.uint8)
     exact = OnnxModel(story.run / runs.MODEL).run(inputs).monitors
-    assert np.array_equal(OnnxModel(runs.variant(story.run, "int8", "x86_64").model).run(inputs).monitors, exact)
+    assert np.array_equal(OnnxModel(runs.variant(story.run, INT8_PC).model).run(inputs).monitors, exact)
     nodes = network_nodes(onnx.load(story.run / runs.MODEL).graph)
     assert len(nodes) == 3  # Conv, Relu, Gemm, and neither pre-processing nor monitors
 
@@ -140,21 +143,21 @@ def test_a_monitor_that_needs_weights_of_its_own_stays_float() -> None:
 
 def test_a_report_holds_what_the_device_needs(story: Story) -> None:
     tiny = workloads.load("tiny.py:Tiny", HERE)
-    for precision, arch in kinds_of(PROFILES):
-        variant = runs.variant(story.run, precision, arch)
+    for kind in kinds_of(PROFILES):
+        variant = runs.variant(story.run, kind)
         report = variant.report()
         assert report.model_bytes == variant.model.stat().st_size
         assert report.drop <= tiny.max_drop
-        assert report.tolerance == {"int8": 0.05, "float32": 1e-3}[precision]
+        assert report.tolerance == {"int8": 0.05, "float32": 1e-3}[kind.precision]
         assert tuple(channel.name for channel in report.baseline) == sketch.channel_names(tiny.monitors)
         assert {sum(channel.counts) for channel in report.baseline} == {BASELINE_MIN}
         golden = OnnxModel(variant.model).run(np.load(variant.golden("in") / "picture.npy"))
         assert np.array_equal(golden.scores, np.load(variant.golden("out") / "scores.npy"))
-    assert runs.variant(story.run, "float32", "x86_64").report().parity == 0
+    assert runs.variant(story.run, FLOAT_PC).report().parity == 0
 
 
 def test_golden_inputs_are_held_out(story: Story) -> None:
-    golden = np.load(runs.variant(story.run, "int8", "x86_64").golden("in") / "picture.npy")
+    golden = np.load(runs.variant(story.run, INT8_PC).golden("in") / "picture.npy")
     test = datasets.open_version(story.folder / "data", 1).read().of(TEST)
     held_out = {picture.tobytes() for picture in test.examples.inputs}
     assert len(golden) == 32
@@ -188,7 +191,7 @@ def test_a_variant_that_loses_too_much_is_stopped_with_the_figures(story: Story,
     with pytest.raises(GateError, match=r"accuracy .* below float32's .* at most -101\.00 are allowed"):
         compress(story.compress(run=run, max_drop=-101.0), _ignore)
     with pytest.raises(NotFoundError, match="no report"):
-        runs.variant(run, "float32", "x86_64").report()
+        runs.variant(run, FLOAT_PC).report()
 
 
 def test_retraining_mends_what_drifted_and_the_comparison_sees_it(story: Story, tmp_path: Path) -> None:
@@ -210,13 +213,12 @@ def test_retraining_mends_what_drifted_and_the_comparison_sees_it(story: Story, 
             dataset=child.info.version,
             champion=story.run,
             candidate=tmp_path,
-            precision="int8",
-            arch="x86_64",
+            kind=INT8_PC,
             max_loss=20.0,  # 40 old examples cannot show less
         ),
         _ignore,
     )
-    report = runs.variant(tmp_path, "int8", "x86_64").report()
+    report = runs.variant(tmp_path, INT8_PC).report()
     assert set(report.references) == {"device:edge-1"}
     assert report.references["device:edge-1"][0].edges == report.baseline[0].edges
     verdict = runs.read(Verdict, tmp_path / runs.VERDICT)

@@ -18,6 +18,7 @@ from skerry_cloud.runs import Variant
 from skerry_cloud.specs import CompressSpec
 from skerry_shared import profiles
 from skerry_shared.errors import ConfigError
+from skerry_shared.release import Kind
 
 CALIBRATION = 512  # inputs: the ranges of activations no longer change beyond some hundreds
 
@@ -34,21 +35,20 @@ def work(spec: CompressSpec, report: Report) -> None:
     train = rows.of(TRAIN)
     calibration = train.examples.inputs[calibration_rows(version.recent(train), CALIBRATION)]
     report(Progress("data", 1, 1, f"float32 accuracy {trials.accuracy:.4f}"))
-    for done, (precision, arch) in enumerate(kinds, start=1):
-        variant = _fresh(runs.variant(spec.run, precision, arch))
-        _make(spec.run / runs.MODEL, variant, precision, arch, calibration)
-        measured = measure(trials, variant, precision, arch)
+    for done, kind in enumerate(kinds, start=1):
+        variant = _fresh(runs.variant(spec.run, kind))
+        _make(spec.run / runs.MODEL, variant, calibration)
+        measured = measure(trials, variant)
         runs.write(variant.folder / runs.REPORT, measured)
         figures = f"accuracy {measured.accuracy:.4f}, {measured.model_bytes} bytes, {measured.latency_ms:.3f} ms"
-        report(Progress("compress", done, len(kinds), f"{precision}-{arch}: {figures}"))
+        report(Progress("compress", done, len(kinds), f"{kind.name}: {figures}"))
 
 
-def kinds_of(names: tuple[str, ...]) -> list[tuple[str, str]]:
-    """The distinct (precision, arch) of these profiles. Raises ConfigError if there are none."""
+def kinds_of(names: tuple[str, ...]) -> list[Kind]:
+    """The distinct kinds of these profiles. Raises ConfigError if there are none."""
     if not names:
         raise ConfigError("compress: profiles: name at least one")
-    loaded = [profiles.load(name) for name in names]
-    return sorted({(profile.precision, profile.arch) for profile in loaded})
+    return sorted({profiles.load(name).kind for name in names})
 
 
 def _fresh(variant: Variant) -> Variant:
@@ -58,9 +58,9 @@ def _fresh(variant: Variant) -> Variant:
     return variant
 
 
-def _make(source: Path, variant: Variant, precision: str, arch: str, calibration: NDArray[Any]) -> None:
-    if precision == "int8":
-        quantise(source, variant.model, arch, calibration)
+def _make(source: Path, variant: Variant, calibration: NDArray[Any]) -> None:
+    if variant.kind.precision == "int8":
+        quantise(source, variant.model, variant.kind.arch, calibration)
     else:
         shutil.copyfile(source, variant.model)
 

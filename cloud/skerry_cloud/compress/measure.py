@@ -97,24 +97,24 @@ def trial(workload: Workload, rows: Rows, source: Path, max_drop: float) -> Tria
     )
 
 
-def measure(trial: Trial, variant: Variant, precision: str, arch: str) -> VariantReport:
+def measure(trial: Trial, variant: Variant) -> VariantReport:
     """Answer all of it with the variant's model, write its golden files, return the figures. Raises GateError."""
     model = OnnxModel(variant.model)
     golden = model.run(trial.golden)
-    tolerance, reason = TOLERANCE[precision]
+    tolerance, reason = TOLERANCE[variant.kind.precision]
     _check_kernels(variant.model, trial.golden, golden, tolerance)
     accuracy = _accuracy(trial.workload, model, trial.test)
     drop = (trial.accuracy - accuracy) * 100
     if drop > trial.max_drop:
         raise GateError(
-            f"{precision} for {arch}: accuracy {accuracy:.4f} is {drop:.2f} points below float32's "
+            f"{variant.kind.name}: accuracy {accuracy:.4f} is {drop:.2f} points below float32's "
             f"{trial.accuracy:.4f}; at most {trial.max_drop:.2f} are allowed"
         )
     baseline, references = _channels(trial, model)
     _write_golden(variant, trial.workload.input.name, trial.golden, golden)
     return VariantReport(
-        precision=precision,
-        arch=arch,
+        kind=variant.kind,
+        recipe="onnx",
         model_bytes=variant.model.stat().st_size,
         accuracy=accuracy,
         drop=drop,

@@ -18,7 +18,7 @@ def package(run: Path, target: Target, workload: str, release: int, lineage: Lin
     Raises NotFoundError if the run has no variant for such a device, GateError if its model needs more memory than
     the target has.
     """
-    variant = runs.variant(run, target.precision, target.arch)
+    variant = runs.variant(run, target.kind)
     report = variant.report()
     declared = runs.read(Declared, run / runs.DECLARED)
     model = variant.model.read_bytes()
@@ -37,7 +37,7 @@ def package(run: Path, target: Target, workload: str, release: int, lineage: Lin
         lineage=lineage,
         baseline=report.baseline,
         tolerance=report.tolerance,
-        model_file=runs.MODEL,
+        model_file=variant.model.name,
     )
     return bundle.pack(manifest, model, golden)
 
