@@ -116,7 +116,8 @@ def compress(
     _result(done, as_json, f"run {run}: {len(done['variants'])} variants")
     if not as_json:
         _list(done["variants"], False, {
-            "for": lambda r: Kind(**r["kind"]).name, "recipe": "recipe", "KB": lambda r: f"{r['model_bytes'] / 1024:.0f}",
+            "for": lambda r: Kind(**r["kind"]).name, "recipe": "recipe",
+            "KB": lambda r: f"{r['model_bytes'] / 1024:.0f}",
             "accuracy": lambda r: f"{r['accuracy']:.2%}", "drop": lambda r: f"{r['drop']:+.2f} points",
             "latency": lambda r: f"{r['latency_ms']:.3f} ms", "parity": lambda r: f"{r['parity']:.1e}",
         })  # fmt: skip

@@ -44,9 +44,11 @@ class TrainSpec:
 
 @dataclass(frozen=True)
 class CompressSpec:
-    """What to compress. ``max_drop`` in points of accuracy, None for the workload's own.
+    """What to compress, and what is asked for. ``max_drop`` in points of accuracy, None for the workload's own.
 
-    ``run`` is the folder that training filled, ``profiles`` names device profiles; the rest is as for training.
+    ``run`` is the folder that training filled, ``profiles`` names device profiles; ``minutes`` to search (0: no
+    search). ``recipes`` are tried in place of the usual ones; without ``minutes``, each with its whole effort. The rest
+    is as for training.
     """
 
     workload: str
@@ -56,6 +58,12 @@ class CompressSpec:
     run: Path
     profiles: tuple[str, ...]
     max_drop: float | None = None
+    max_bytes: int | None = None
+    max_latency_ms: float | None = None
+    minutes: float = 0.0
+    recipes: tuple[str, ...] = ()
+    seed: int = 0
+    threads: int = 1
 
 
 @dataclass(frozen=True)

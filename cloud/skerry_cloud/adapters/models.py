@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from skerry_cloud.adapters.onnx_model import Answers, OnnxModel
@@ -12,6 +13,9 @@ from skerry_shared.errors import ModelError
 
 class Model(Protocol):
     """A loaded model; one thread, every foreign error a ModelError."""
+
+    def answer(self, inputs: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Scores and monitors of one batch, with as little around it as can be: this is timed."""
 
     def run(self, inputs: NDArray[Any], batch: int = 256) -> Answers:
         """Answers to all inputs (n × raw shape), ``batch`` at a time."""
