@@ -34,6 +34,7 @@ from skerry_cloud.ingest.lake import Lake
 from skerry_cloud.ingest.samples import summary
 from skerry_cloud.job import Progress, Report
 from skerry_cloud.learning import Learning
+from skerry_cloud.specs import Wanted
 from skerry_cloud.store import Alarm, Assignment, Bundle, Dataset, Device, Event, Release, Rollout, Run, Store, plain
 from skerry_shared import errors
 from skerry_shared.config import decode
@@ -84,14 +85,6 @@ class TrainRequest:
     dataset: int = 0
     epochs: int = 0
     parent: int = 0
-
-
-@dataclass(frozen=True)
-class CompressRequest:
-    """POST /v1/runs/ID/variants. No ``max_drop``: the workload's own budget."""
-
-    profiles: tuple[str, ...]
-    max_drop: float | None = None
 
 
 @dataclass(frozen=True)
@@ -196,11 +189,8 @@ class _Api:
         return JSONResponse(plain(run) | {"report": self._s.learning.report(run.id)})
 
     async def compress(self, request: Request) -> Response:
-        asked = await self._asked(CompressRequest, request)
-        run = request.path_params["run"]
-        return self._long(
-            lambda report: self._s.learning.compress(run, asked.profiles, asked.max_drop, "operator", report)
-        )
+        wanted, run = await self._asked(Wanted, request), request.path_params["run"]
+        return self._long(lambda report: self._s.learning.compress(run, wanted, "operator", report))
 
     async def publish(self, request: Request) -> Response:
         asked = await self._asked(PublishRequest, request)

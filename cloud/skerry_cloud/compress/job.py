@@ -24,7 +24,7 @@ from skerry_cloud.compress.timing import machine
 from skerry_cloud.datasets import TRAIN, DatasetVersion, Rows
 from skerry_cloud.job import Progress, Report
 from skerry_cloud.passes import Material, Recipe
-from skerry_cloud.specs import CompressSpec
+from skerry_cloud.specs import CompressSpec, Wanted
 from skerry_cloud.workloads import Examples, Workload
 from skerry_shared import profiles
 from skerry_shared.errors import ConfigError, GateError
@@ -36,16 +36,16 @@ CALIBRATION = 512  # inputs: the ranges of activations no longer change beyond s
 def work(spec: CompressSpec, report: Report) -> None:
     """Search for each kind of device, keep the record, release what passed. Raises GateError where nothing did."""
     workload = workloads.load(spec.workload, spec.folder)
-    kinds = kinds_of(spec.profiles)
-    asked = tuple(map(passes.parse, spec.recipes))
+    kinds = kinds_of(spec.wanted.profiles)
+    recipes = {kind: _recipes(kind, spec.wanted, workload) for kind in kinds}
     report(Progress("data", 0, 1))
     version = datasets.open_version(spec.datasets, spec.dataset)
     rows = version.read()
-    tested, goal = exam(workload, rows, spec.run / runs.MODEL), _goal(spec, workload)
+    tested, goal = exam(workload, rows, spec.run / runs.MODEL), _goal(spec.wanted, workload)
     report(Progress("data", 1, 1, f"float32 accuracy {tested.figures.accuracy:.4f} on validation rows"))
     kitchen = Kitchen(spec.run, spec.run / study.FOLDER, _material(spec, workload, version, rows, report))
     explorer = Explorer(kitchen, tested, goal, report)
-    searches = [explorer.search(kind, names, asked or _recipes(kind, workload, goal)) for kind, names in kinds.items()]
+    searches = [explorer.search(kind, names, recipes[kind]) for kind, names in kinds.items()]
     record = Study(workload.name, spec.dataset, time.time(), machine(), goal, tested.figures, tuple(searches))
     runs.write(spec.run / study.FOLDER / study.STUDY, record)
     for search in searches:
@@ -62,13 +62,15 @@ def kinds_of(names: tuple[str, ...]) -> dict[Kind, list[str]]:
     return dict(sorted(kinds.items()))
 
 
-def _goal(spec: CompressSpec, workload: Workload) -> Goal:
-    max_drop = workload.max_drop if spec.max_drop is None else spec.max_drop
-    return Goal(max_drop, workload.max_slice_drop, spec.max_bytes, spec.max_latency_ms, spec.minutes)
+def _goal(wanted: Wanted, workload: Workload) -> Goal:
+    max_drop = workload.max_drop if wanted.max_drop is None else wanted.max_drop
+    return Goal(max_drop, workload.max_slice_drop, wanted.max_bytes, wanted.max_latency_ms, wanted.minutes)
 
 
-def _recipes(kind: Kind, workload: Workload, goal: Goal) -> list[Recipe]:
-    return menu(kind, workload) if goal.minutes else [plain(kind)]
+def _recipes(kind: Kind, wanted: Wanted, workload: Workload) -> list[Recipe]:
+    if wanted.recipes:
+        return list(dict.fromkeys(passes.retarget(passes.parse(text), kind.arch) for text in wanted.recipes))
+    return menu(kind, workload) if wanted.minutes else [plain(kind)]
 
 
 def _material(spec: CompressSpec, workload: Workload, version: DatasetVersion, rows: Rows, report: Report) -> Material:
