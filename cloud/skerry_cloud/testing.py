@@ -1,4 +1,4 @@
-"""The contract of a pass of compression, for the tests of its author: ``check_pass(Mine(), model, material(workload))``."""
+"""The contract of a pass of compression, for its author to test: ``check_pass(Mine(), model, material(workload))``."""
 
 import dataclasses
 import tempfile
