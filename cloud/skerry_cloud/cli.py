@@ -462,9 +462,8 @@ def _list(rows: list[dict[str, Any]], as_json: bool, columns: dict[str, str | Ca
 
 def _print_search(study: Study, search: Search) -> None:
     """The picture, if there was something to choose from, and what was chosen."""
-    table = Table(
-        "", "recipe", "accuracy", "KB", "ms", "× float", "gates", box=None, header_style="bold", pad_edge=False
-    )
+    columns = ("", "recipe", "validation", "KB", "ms", "of float", "gates")
+    table = Table(*columns, box=None, header_style="bold", pad_edge=False)
     for trial in search.trials:
         if trial.figures and (trial.verdicts or trial.recipe in search.front):
             table.add_row(*map(escape, _trial_row(trial, trial.recipe == search.chosen)))
