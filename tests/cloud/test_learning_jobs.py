@@ -16,6 +16,7 @@ import torch
 
 from skerry_cloud import datasets, job, runs, workloads
 from skerry_cloud.adapters.onnx_model import OnnxModel
+from skerry_cloud.compress.golden import FLOOR
 from skerry_cloud.compress.job import kinds_of
 from skerry_cloud.compress.job import work as compress
 from skerry_cloud.compress.measure import BASELINE_MIN
@@ -148,7 +149,7 @@ def test_a_report_holds_what_the_device_needs(story: Story) -> None:
         report = variant.report()
         assert report.model_bytes == variant.model.stat().st_size
         assert report.drop <= tiny.max_drop
-        assert report.tolerance == {"int8": 0.05, "float32": 1e-3}[kind.precision]
+        assert report.tolerance == FLOOR
         assert tuple(channel.name for channel in report.baseline) == sketch.channel_names(tiny.monitors)
         assert {sum(channel.counts) for channel in report.baseline} == {BASELINE_MIN}
         golden = OnnxModel(variant.model).run(np.load(variant.golden("in") / "picture.npy"))

@@ -1,9 +1,4 @@
-"""What a variant is worth, measured and not assumed, and which rows it is measured on.
-
-Golden inputs go to the device with the answers of this very file. A device has other kernels, so its answers may differ
-by rounding; ``TOLERANCE`` says by how much, and a file that exceeds it on this machine already, computed in two ways,
-is not let out at all.
-"""
+"""What a variant is worth, measured and not assumed, and which rows it is measured on."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skerry_cloud.adapters.onnx_model import Answers, OnnxModel
+from skerry_cloud.compress import golden
 from skerry_cloud.datasets import REFERENCE, TEST, TRAIN, Rows
 from skerry_cloud.runs import Variant, VariantReport
 from skerry_cloud.workloads import Examples, Workload
@@ -20,22 +16,8 @@ from skerry_shared import sketch
 from skerry_shared.errors import GateError
 from skerry_shared.release import Channel
 
-GOLDEN = 32
 BASELINE_MIN, BASELINE_MAX = 200, 4000  # rows: enough for 16 bins, and no more than a few seconds of answering
 REFERENCE_MIN = 30  # rows: with fewer, 16 bins say next to nothing
-
-TOLERANCE = {
-    "float32": (1e-3, "kernels add in different order: some 1e-6 a score, and a wrong kernel is far above 1e-3"),
-    "int8": (0.05, "a kernel may round an activation one step differently, which moves a score by a few hundredths"),
-}
-
-
-def golden_rows(labels: NDArray[np.int64], count: int = GOLDEN) -> NDArray[np.int64]:
-    """Places of ``count`` examples (fewer if there are not as many), each label in turn."""
-    rank = np.empty(len(labels), np.int64)
-    for label in np.unique(labels):
-        rank[labels == label] = np.arange((labels == label).sum())
-    return np.lexsort((labels, rank))[:count]
 
 
 def calibration_rows(recent: NDArray[np.bool_], count: int) -> NDArray[np.int64]:
@@ -67,14 +49,14 @@ def reference_rows(split: NDArray[np.str_], source: NDArray[np.str_]) -> dict[st
 
 @dataclass(frozen=True)
 class Trial:
-    """What every variant of a run is measured on: test and baseline examples, golden inputs, float32's test accuracy
-    and golden scores, and the budget in points."""
+    """What every variant of a run is measured on: test and baseline examples, a pool to choose golden inputs from,
+    float32's test accuracy and scores in that pool, and the budget in points."""
 
     workload: Workload
     test: Examples
     baseline: NDArray[Any]
     references: dict[str, NDArray[Any]]
-    golden: NDArray[Any]
+    pool: Examples
     accuracy: float
     scores: NDArray[np.float32]
     max_drop: float
@@ -83,16 +65,16 @@ class Trial:
 def trial(workload: Workload, rows: Rows, source: Path, max_drop: float) -> Trial:
     """Choose the examples, and let the float32 model at ``source`` answer them."""
     test, inputs = rows.of(TEST).examples, rows.examples.inputs
-    golden = test.inputs[golden_rows(test.labels)]
+    pool = test.take(golden.in_turn(test.labels, golden.POOL))
     model = OnnxModel(source)
     return Trial(
         workload=workload,
         test=test,
         baseline=inputs[baseline_rows(rows.split, rows.source)],
         references={source: inputs[places] for source, places in reference_rows(rows.split, rows.source).items()},
-        golden=golden,
+        pool=pool,
         accuracy=_accuracy(workload, model, test),
-        scores=model.run(golden).scores,
+        scores=model.run(pool.inputs).scores,
         max_drop=max_drop,
     )
 
@@ -100,9 +82,8 @@ def trial(workload: Workload, rows: Rows, source: Path, max_drop: float) -> Tria
 def measure(trial: Trial, variant: Variant) -> VariantReport:
     """Answer all of it with the variant's model, write its golden files, return the figures. Raises GateError."""
     model = OnnxModel(variant.model)
-    golden = model.run(trial.golden)
-    tolerance, reason = TOLERANCE[variant.kind.precision]
-    _check_kernels(variant.model, trial.golden, golden, tolerance)
+    chosen = golden.choose(variant.model, trial.pool.inputs, trial.pool.labels)
+    inputs = trial.pool.inputs[chosen.rows]
     accuracy = _accuracy(trial.workload, model, trial.test)
     drop = (trial.accuracy - accuracy) * 100
     if drop > trial.max_drop:
@@ -111,17 +92,17 @@ def measure(trial: Trial, variant: Variant) -> VariantReport:
             f"{trial.accuracy:.4f}; at most {trial.max_drop:.2f} are allowed"
         )
     baseline, references = _channels(trial, model)
-    _write_golden(variant, trial.workload.input.name, trial.golden, golden)
+    _write_golden(variant, trial.workload.input.name, inputs, chosen.answers)
     return VariantReport(
         kind=variant.kind,
         recipe="onnx",
         model_bytes=variant.model.stat().st_size,
         accuracy=accuracy,
         drop=drop,
-        parity=float(np.abs(golden.scores - trial.scores).max()),
-        latency_ms=model.latency_ms(trial.golden),
-        tolerance=tolerance,
-        tolerance_reason=reason,
+        parity=float(np.abs(chosen.answers.scores - trial.scores[chosen.rows]).max()),
+        latency_ms=model.latency_ms(inputs),
+        tolerance=chosen.tolerance,
+        tolerance_reason=chosen.reason,
         baseline=baseline,
         references=references,
     )
@@ -129,18 +110,6 @@ def measure(trial: Trial, variant: Variant) -> VariantReport:
 
 def _accuracy(workload: Workload, model: OnnxModel, test: Examples) -> float:
     return workload.metrics(model.run(test.inputs).scores, test.labels)["accuracy"]
-
-
-def _check_kernels(model: Path, inputs: NDArray[Any], answers: Answers, tolerance: float) -> None:
-    plain = OnnxModel(model, optimised=False).run(inputs)
-    difference = max(
-        float(np.abs(plain.scores - answers.scores).max()), float(np.abs(plain.monitors - answers.monitors).max())
-    )
-    if not difference <= tolerance:  # a NaN is over it too
-        raise GateError(
-            f"{model.parent.name}: golden answers of optimised and plain kernels differ by {difference:.3g}, "
-            f"over the tolerance {tolerance}: devices would not agree"
-        )
 
 
 def _channels(trial: Trial, model: OnnxModel) -> tuple[tuple[Channel, ...], dict[str, tuple[Channel, ...]]]:

@@ -27,8 +27,7 @@ def work(spec: CompareSpec, report: Report) -> None:
 def _answered(spec: CompareSpec, test: Rows, mask: NDArray[np.bool_]) -> Answered:
     inputs, labels = test.examples.inputs[mask], test.examples.labels[mask]
     champion, candidate = (
-        OnnxModel(runs.variant(run, spec.kind).model).run(inputs).scores
-        for run in (spec.champion, spec.candidate)
+        OnnxModel(runs.variant(run, spec.kind).model).run(inputs).scores for run in (spec.champion, spec.candidate)
     )
     return answered(labels, champion, candidate)
 
