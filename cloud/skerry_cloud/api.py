@@ -27,7 +27,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from skerry_cloud import lineage
+from skerry_cloud import lineage, runs
 from skerry_cloud.fleet.director import Director, Order
 from skerry_cloud.fleet.enrolment import Enrolment, Renewal
 from skerry_cloud.fleet.enrolment import Request as EnrolRequest
@@ -36,12 +36,14 @@ from skerry_cloud.ingest.samples import summary
 from skerry_cloud.job import Progress, Report
 from skerry_cloud.learning import Learning
 from skerry_cloud.store import Alarm, Assignment, Bundle, Dataset, Device, Event, Release, Rollout, Run, Store, plain
-from skerry_shared import errors
+from skerry_shared import bundle, errors
 from skerry_shared.config import decode
 
 T = TypeVar("T")
 
-MAX_BODY = 1 << 20  # bytes
+SUFFIXES = tuple(Path(name).suffix for name in runs.FILES.values())  # of models that can be imported
+
+MAX_BODY = 1 << 20  # bytes, of JSON; a model may have as many as a bundle's member
 STATUS: dict[type[errors.SkerryError], int] = {
     errors.NotFoundError: 404,
     errors.UsageError: 400,
@@ -85,6 +87,21 @@ class TrainRequest:
     dataset: int = 0
     epochs: int = 0
     parent: int = 0
+
+
+@dataclass(frozen=True)
+class AdoptRequest:
+    """The query of POST /v1/models, whose body is the model's file. Dataset 0 is the newest; ``file`` is its name."""
+
+    workload: str
+    file: str
+    dataset: int = 0
+    scores: str = ""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, which ``decode`` turns into a UsageError."""
+        if Path(self.file).name != self.file or Path(self.file).suffix not in SUFFIXES:
+            raise ValueError(f"file: {self.file!r} is not the name of a file that ends in {' or '.join(SUFFIXES)}")
 
 
 @dataclass(frozen=True)
@@ -132,6 +149,7 @@ def create(services: Services) -> Starlette:
         Route("/v1/runs", api.train, methods=["POST"]),
         Route("/v1/runs/{run:int}", api.run),
         Route("/v1/runs/{run:int}/variants", api.compress, methods=["POST"]),
+        Route("/v1/models", api.adopt, methods=["POST"]),
         Route("/v1/releases", api.rows(Release, Release.created)),
         Route("/v1/releases", api.publish, methods=["POST"]),
         Route("/v1/releases/{workload}/{number:int}", api.release),
@@ -193,6 +211,17 @@ class _Api:
             lambda report: self._s.learning.train(
                 asked.workload, asked.dataset, asked.parent, asked.epochs, "operator", report
             )
+        )
+
+    async def adopt(self, request: Request) -> Response:
+        self._authorize(request)
+        query = dict(request.query_params)
+        number = {"dataset": int(query["dataset"])} if query.get("dataset", "").isdecimal() else {}
+        asked = decode(AdoptRequest, query | number, request.url.path)
+        file = self._s.learning.inbox() / asked.file
+        await _save(request, file)
+        return self._long(
+            lambda report: self._s.learning.adopt(asked.workload, asked.dataset, file, asked.scores, "operator", report)
         )
 
     async def run(self, request: Request) -> Response:
@@ -324,6 +353,17 @@ async def _lines(queue: "asyncio.Queue[Progress | dict[str, Any]]") -> AsyncIter
     while isinstance(item := await queue.get(), Progress):
         yield json.dumps(asdict(item)) + "\n"
     yield json.dumps(item) + "\n"
+
+
+async def _save(request: Request, file: Path) -> None:
+    """The body as this file, no longer than a bundle may hold."""
+    length = 0
+    with file.open("wb") as content:
+        async for chunk in request.stream():
+            length += len(chunk)
+            if length > bundle.MAX_BYTES:
+                raise HTTPException(413, f"body: more than {bundle.MAX_BYTES} bytes")
+            await asyncio.to_thread(content.write, chunk)
 
 
 async def _body(cls: type[T], request: Request) -> T:

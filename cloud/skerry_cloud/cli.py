@@ -36,6 +36,7 @@ app = typer.Typer(
 )
 data = typer.Typer(help="Dataset versions: ingest, validate, split, number.", no_args_is_help=True)
 run = typer.Typer(help="Training runs and what compression made of them.", no_args_is_help=True)
+model = typer.Typer(help="Models that were made elsewhere.", no_args_is_help=True)
 release = typer.Typer(help="Published releases and their lineage.", no_args_is_help=True)
 device = typer.Typer(help="Announce devices, see what they run, revoke them.", no_args_is_help=True)
 rollout = typer.Typer(help="Bring a release to devices: a canary first, then the rest.", no_args_is_help=True)
@@ -43,6 +44,7 @@ drift = typer.Typer(help="Alarms: which device's traffic changed, what in it, si
 
 OUT, BACK, LOOK = "Out: from data to devices", "Back: from devices to the next model", "Look"
 app.add_typer(data, name="data", rich_help_panel=OUT)
+app.add_typer(model, name="model", rich_help_panel=OUT)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 Reason = Annotated[str, typer.Option(help="Why; kept in the event.")]
@@ -98,6 +100,27 @@ def train(
     work = _cloud(context).work("/runs", workload=workload, dataset=dataset, epochs=epochs, parent=parent)
     done = _work(work, as_json)
     _result(done, as_json, f"run {done['id']}: accuracy {done['accuracy']:.2%} on held-out data")
+
+
+@model.command("import")
+def model_import(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE.onnx|FILE.tflite", exists=True, dir_okay=False)],
+    workload: Annotated[str, typer.Option(help="What it is a model of: labels, input, held-out data, owner.")],
+    dataset: Annotated[int, typer.Option(help="Dataset version to evaluate it on; 0 is the newest.")] = 0,
+    scores: Annotated[str, typer.Option(help="The output that holds one score a label, if there are several.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Bring a model that was trained elsewhere: it becomes a run, to be compressed, published and watched.
+
+    The workload needs no model() and no prepare(). What the file takes must be the workload's input; logits get a softmax,
+    and an ONNX file gets the workload's monitors. It is evaluated on the dataset's held-out rows.
+
+    Example: skerry model import resnet.onnx --workload fashion
+    """
+    work = _cloud(context).send("/models", file, workload=workload, dataset=dataset, scores=scores)
+    done = _work(work, as_json)
+    _result(done, as_json, f"run {done['id']}: {file.name} imported, accuracy {done['accuracy']:.2%} on held-out data")
 
 
 @app.command(rich_help_panel=OUT)

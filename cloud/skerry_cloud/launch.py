@@ -17,7 +17,7 @@ from skerry_cloud.job import Failure, Progress, Report
 from skerry_shared import errors
 
 LOADED = (
-    "skerry_cloud.train.ingest", "skerry_cloud.train.job", "skerry_cloud.compress.job", "skerry_cloud.evaluate.job",
+    "skerry_cloud.train.ingest", "skerry_cloud.train.job", "skerry_cloud.train.adopt", "skerry_cloud.compress.job", "skerry_cloud.evaluate.job",
     "onnxscript", "sklearn.datasets", "torch._dynamo",
 )  # fmt: skip
 

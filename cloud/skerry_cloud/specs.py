@@ -43,6 +43,22 @@ class TrainSpec:
 
 
 @dataclass(frozen=True)
+class AdoptSpec:
+    """What to import: ``file`` (.onnx or .tflite) as a model of a workload; ``scores`` names the output that holds them.
+
+    The rest is as for training.
+    """
+
+    workload: str
+    folder: Path
+    datasets: Path
+    dataset: int
+    run: Path
+    file: Path
+    scores: str = ""
+
+
+@dataclass(frozen=True)
 class CompressSpec:
     """What to compress. ``max_drop`` in points of accuracy, None for the workload's own.
 

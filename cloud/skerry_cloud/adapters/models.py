@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from skerry_cloud.adapters.litert_model import LiteRtModel
 from skerry_cloud.adapters.onnx_model import Answers, OnnxModel
 from skerry_shared.errors import ModelError
 
@@ -17,7 +18,7 @@ class Model(Protocol):
         """Answers to all inputs (n × raw shape), ``batch`` at a time."""
 
 
-READERS: Mapping[str, Callable[[Path], Model]] = {".onnx": OnnxModel}
+READERS: Mapping[str, Callable[[Path], Model]] = {".onnx": OnnxModel, ".tflite": LiteRtModel}
 
 
 def load(path: Path) -> Model:

@@ -114,7 +114,7 @@ class Lineage(google.protobuf.message.Message):
     dataset_sha256: builtins.str
     run: builtins.int
     code: builtins.str
-    """revision of the code that trained, or "unknown" """
+    """revision of the code that trained, or "unknown"; "sha256:…" of an imported file"""
     parent: builtins.int
     """release whose weights the run started from; 0 = from scratch"""
     def __init__(
