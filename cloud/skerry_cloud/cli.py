@@ -113,8 +113,8 @@ def model_import(
 ) -> None:
     """Bring a model that was trained elsewhere: it becomes a run, to be compressed, published and watched.
 
-    The workload needs no model() and no prepare(). What the file takes must be the workload's input; logits get a softmax,
-    and an ONNX file gets the workload's monitors. It is evaluated on the dataset's held-out rows.
+    The workload needs no model() and no prepare(). What the file takes must be the workload's input; in an ONNX file
+    logits get a softmax, and the workload's monitors are added. It is evaluated on the dataset's held-out rows.
 
     Example: skerry model import resnet.onnx --workload fashion
     """
@@ -139,7 +139,8 @@ def compress(
     _result(done, as_json, f"run {run}: {len(done['variants'])} variants")
     if not as_json:
         _list(done["variants"], False, {
-            "for": lambda r: Kind(**r["kind"]).name, "recipe": "recipe", "KB": lambda r: f"{r['model_bytes'] / 1024:.0f}",
+            "for": lambda r: Kind(**r["kind"]).name, "recipe": "recipe",
+            "KB": lambda r: f"{r['model_bytes'] / 1024:.0f}",
             "accuracy": lambda r: f"{r['accuracy']:.2%}", "drop": lambda r: f"{r['drop']:+.2f} points",
             "latency": lambda r: f"{r['latency_ms']:.3f} ms", "parity": lambda r: f"{r['parity']:.1e}",
         })  # fmt: skip

@@ -5,6 +5,7 @@ The operator (through the API) and the retraining policy take the same steps. On
 
 import asyncio
 import dataclasses
+import shutil
 import tempfile
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -90,7 +91,7 @@ class Learning:
     async def adopt(self, workload: str, dataset: int, file: Path, scores: str, actor: str, report: Report) -> Run:
         """A run of a model that was made elsewhere; ``file`` is moved into its folder. See ``train.adopt``."""
         number = (await self._dataset(workload, dataset)).number
-        digest = await asyncio.to_thread(bundle.digest, file.read_bytes())
+        digest = await asyncio.to_thread(_digest, file)
         run = Run(
             workload=workload, dataset=number, parent=0, code=f"sha256:{digest}", state="queued", created=time.time()
         )
@@ -98,9 +99,7 @@ class Learning:
         folder = self.run_folder(run.id)
         folder.mkdir(parents=True)
         kept = folder / runs.IMPORTED / file.name
-        kept.parent.mkdir()
-        file.rename(kept)
-        file.parent.rmdir()
+        await asyncio.to_thread(shutil.move, file.parent, kept.parent)
         await self._move(run, "importing", f"{file.name}, sha256 {digest}", actor)
         spec = AdoptSpec(
             workload=self._known(workload), folder=self._folder, datasets=self._data(workload), dataset=number,
@@ -282,6 +281,10 @@ class Learning:
             for row in rows:
                 session.add(row)
                 await session.flush()
+
+
+def _digest(file: Path) -> str:
+    return bundle.digest(file.read_bytes())
 
 
 def _event(kind: str, name: str, before: str, after: str, reason: str, actor: str) -> Event:

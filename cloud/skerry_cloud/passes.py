@@ -1,7 +1,7 @@
 """The port of compression's passes: what one is, and how a tuple of them makes a model.
 
-A pass is a frozen dataclass whose fields are its options. Called with a model file, it writes another one. A recipe is a
-tuple of passes, and its text says all that the model depends on beside the study's ``Material``: equal text, equal model.
+A pass is a frozen dataclass whose fields are its options. Called with a model file, it writes another one. A recipe is
+a tuple of passes; its text says all that the model depends on beside the study's ``Material``: equal text, equal model.
 
     distil(width=0.5, epochs=8) + prune(keep=0.7) + tune(epochs=4) + onnx + int8(arch='x86_64')
 
@@ -11,11 +11,12 @@ Passes are found by the entry point group ``skerry.passes``, under their ``name`
 
 import ast
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,18 +42,28 @@ Say = Callable[[int, int, str], None]  # done steps, all steps, a figure worth s
 class Material:
     """What all passes of a study work with.
 
-    ``recent`` marks rows of ``train``. ``calibration``: typical raw inputs. ``champion`` is the folder of the run that is
-    compressed (see ``runs``): its model.onnx is the teacher and the reference. ``say`` hears how far a long pass is.
+    ``recent`` marks rows of ``train``. ``calibration``: typical raw inputs. ``teacher`` gives the scores (n × labels)
+    of the float champion, the model that is compressed, for a view of ``train`` (see ``Workload.view``). ``say`` hears
+    how far a pass is.
     """
 
     workload: "Workload"
     train: Examples
     recent: NDArray[np.bool_]
     calibration: NDArray[Any]
-    champion: Path
+    teacher: Callable[[int], NDArray[np.float32]]
     say: Say
     seed: int = 0
     threads: int = 1
+
+
+@dataclass(frozen=True)
+class Blame:
+    """How much harm one operator does: the change of the scores (root mean square) if it alone is treated."""
+
+    operator: str
+    type: str
+    harm: float
 
 
 class Pass(Protocol):
@@ -69,8 +80,15 @@ class Pass(Protocol):
         """
 
 
+@runtime_checkable
+class Blaming(Protocol):
+    """A pass that can tell which operators of its source suffer most from it."""
+
+    def blame(self, source: Path, material: Material) -> tuple[Blame, ...]:
+        """Worst first. Raises ModelError if this model cannot be treated."""
+
+
 Recipe = tuple[Pass, ...]
-P = TypeVar("P", bound=Pass)
 
 
 def spell(recipe: Recipe) -> str:
@@ -79,7 +97,7 @@ def spell(recipe: Recipe) -> str:
 
 
 def parse(text: str) -> Recipe:
-    """The recipe of this text. Raises ConfigError that names the pass and the option, NotFoundError for no such pass."""
+    """The recipe of this text. Raises ConfigError that names pass and option, or NotFoundError for no such pass."""
     recipe = tuple(_parse(part.strip()) for part in text.split(JOINT.strip()))
     check(recipe)
     return recipe
@@ -87,7 +105,7 @@ def parse(text: str) -> Recipe:
 
 def check(recipe: Recipe) -> None:
     """Raises ConfigError where a pass does not take what the one before it gives."""
-    for before, after in zip(recipe, recipe[1:], strict=False):
+    for before, after in itertools.pairwise(recipe):
         if before.gives != after.takes:
             raise ConfigError(
                 f"recipe: {spell(recipe)}: {before.name} gives {before.gives}, but {after.name} takes {after.takes}"
@@ -104,9 +122,19 @@ def epochs(recipe: Recipe) -> int:
     return sum(getattr(step, "epochs", 0) for step in recipe)
 
 
-def _cut(step: P, share: float) -> P:
+def retarget(recipe: Recipe, arch: str) -> Recipe:
+    """The recipe's twin for another architecture: what its passes' fields called ``arch`` say."""
+    return tuple(_replace(step, arch=arch) if hasattr(step, "arch") else step for step in recipe)
+
+
+def _cut(step: Pass, share: float) -> Pass:
     whole = getattr(step, "epochs", 0)
-    return dataclasses.replace(step, epochs=math.ceil(whole * share)) if whole else step  # type: ignore[type-var]
+    return _replace(step, epochs=math.ceil(whole * share)) if whole else step
+
+
+def _replace(step: Any, **changes: Any) -> Pass:
+    made: Pass = dataclasses.replace(step, **changes)
+    return made
 
 
 def _spell(step: Pass) -> str:

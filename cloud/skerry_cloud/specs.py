@@ -44,9 +44,9 @@ class TrainSpec:
 
 @dataclass(frozen=True)
 class AdoptSpec:
-    """What to import: ``file`` (.onnx or .tflite) as a model of a workload; ``scores`` names the output that holds them.
+    """What to import: ``file`` (.onnx or .tflite) as a model of a workload. The rest is as for training.
 
-    The rest is as for training.
+    ``scores`` names the output that holds them, where there are several.
     """
 
     workload: str
@@ -60,9 +60,11 @@ class AdoptSpec:
 
 @dataclass(frozen=True)
 class CompressSpec:
-    """What to compress. ``max_drop`` in points of accuracy, None for the workload's own.
+    """What to compress, and what is asked for. ``max_drop`` in points of accuracy, None for the workload's own.
 
-    ``run`` is the folder that training filled, ``profiles`` names device profiles; the rest is as for training.
+    ``run`` is the folder that training filled, ``profiles`` names device profiles; ``minutes`` to search (0: no
+    search). ``recipes`` are tried in place of the usual ones; without ``minutes``, each with its whole effort. The rest
+    is as for training.
     """
 
     workload: str
@@ -72,6 +74,12 @@ class CompressSpec:
     run: Path
     profiles: tuple[str, ...]
     max_drop: float | None = None
+    max_bytes: int | None = None
+    max_latency_ms: float | None = None
+    minutes: float = 0.0
+    recipes: tuple[str, ...] = ()
+    seed: int = 0
+    threads: int = 1
 
 
 @dataclass(frozen=True)

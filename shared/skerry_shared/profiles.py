@@ -91,11 +91,6 @@ class Hardware(Protocol):
     @property
     def compatible(self) -> Sequence[str]: ...  # noqa: D102 - the most exact name first
     @property
-    def kind(self) -> Kind:
-        """What is built for it."""
-        return Kind(self.runtime, self.precision, self.arch)
-
-    @property
     def pci(self) -> Sequence[str]: ...  # noqa: D102 - "vendor:device"
 
 

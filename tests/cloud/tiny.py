@@ -14,6 +14,7 @@ class Tiny(Workload):
     owner = "tests"
     labels: ClassVar[tuple[str, ...]] = ("left", "right")
     input = TensorSpec("picture", "uint8", (ANY, 4, 4))
+    max_drop = 8.0
     epochs = 3
     batch_size = 16
     size: ClassVar[int] = 400

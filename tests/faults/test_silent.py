@@ -15,7 +15,7 @@ from silent.check import activate, alarms, refusal
 from silent.faults import FAULTS, Fault
 from silent.healthy import ARCH, FLOAT, INT8, Healthy, make
 from skerry_cloud.adapters.onnx_model import OnnxModel
-from skerry_cloud.compress.quantise import SCHEMES, quantise
+from skerry_cloud.compress.passes.static import SCHEMES, Int8
 from skerry_edge.infer.measure import Job
 
 EMULATOR = shutil.which("qemu-x86_64-static") or shutil.which("qemu-x86_64")
@@ -56,7 +56,7 @@ def full_range(healthy: Healthy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     folder = tmp_path / "bundle"
     shutil.copytree(healthy.folder / INT8, folder)
     monkeypatch.setitem(SCHEMES, ARCH, replace(SCHEMES[ARCH], reduce_range=False))
-    quantise(healthy.source, folder / "model.onnx", ARCH, healthy.calibration)
+    Int8(ARCH)(healthy.source, folder / "model.onnx", healthy.material)
     answers = OnnxModel(folder / "model.onnx", optimised=False).run(np.load(folder / "golden/in/picture.npy"))
     np.save(folder / "golden/out/scores.npy", answers.scores)
     return folder

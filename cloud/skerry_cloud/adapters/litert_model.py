@@ -35,34 +35,27 @@ class LiteRtModel:
             runner = self._interpreter.get_signature_runner(signature)
         except (*ERRORS, StopIteration) as error:
             raise ModelError(f"{path.name}: {error or 'has no signature'}") from None
-        self._input = next(iter(runner.get_input_details().values()))
+        self._input = next(iter(runner.get_input_details().values()))["index"]
         self._outputs = {name: detail["index"] for name, detail in runner.get_output_details().items()}
-        self._shape: tuple[int, ...] = ()
+        self._interpreter.allocate_tensors()
 
-    def run(self, inputs: NDArray[Any], batch: int = 256) -> Answers:
-        """Answers to all inputs (n × raw shape), ``batch`` at a time. Raises ModelError."""
-        parts = [self.outputs(inputs[start : start + batch]) for start in range(0, len(inputs), batch)]
-        scores = np.concatenate([part["scores"] for part in parts])
-        none = np.empty((batch, 0), np.float32)
-        monitors = [part.get("monitors", none[: len(part["scores"])]) for part in parts]
-        return Answers(scores, np.concatenate(monitors))
+    def run(self, inputs: NDArray[Any], batch: int = 256) -> Answers:  # noqa: ARG002
+        """Answers to all inputs (n × raw shape), one at a time: most files hold a graph for one. Raises ModelError."""
+        scores, monitors = zip(*(self.answer(inputs[i : i + 1]) for i in range(len(inputs))), strict=True)
+        return Answers(np.concatenate(scores), np.concatenate(monitors))
 
     def answer(self, inputs: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Scores and monitors of one batch. Raises ModelError."""
-        answers = self.run(inputs, len(inputs))
-        return answers.scores, answers.monitors
+        """Scores and monitors of one input. Raises ModelError."""
+        answers = self.outputs(inputs)
+        scores = answers["scores"]
+        return scores, answers.get("monitors", scores[:, :0])
 
     def outputs(self, inputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        """All outputs by name. Raises ModelError."""
-        interpreter = self._interpreter
+        """All outputs by name, of one input. Raises ModelError."""
         try:
-            if inputs.shape != self._shape:
-                interpreter.resize_tensor_input(self._input["index"], inputs.shape)
-                interpreter.allocate_tensors()
-                self._shape = inputs.shape
-            interpreter.set_tensor(self._input["index"], np.ascontiguousarray(inputs))
-            interpreter.invoke()
-            return {name: interpreter.get_tensor(index) for name, index in self._outputs.items()}
+            self._interpreter.set_tensor(self._input, inputs)
+            self._interpreter.invoke()
+            return {name: self._interpreter.get_tensor(index) for name, index in self._outputs.items()}
         except ERRORS as error:
             raise ModelError(f"{self._name}: does not answer: {error}") from None
 
@@ -98,7 +91,7 @@ def signature(model: Any, inputs: dict[str, int], outputs: dict[str, int]) -> No
 def dtype(tensor: Any) -> str:
     """Numpy's name for the type of a ``TensorT``; LiteRT's own where numpy has none."""
     names = {number: name for name, number in vars(_schema().TensorType).items() if isinstance(number, int)}
-    return names[tensor.type].lower()
+    return str(names[tensor.type]).lower()
 
 
 def _with(made: Any, **fields: Any) -> Any:

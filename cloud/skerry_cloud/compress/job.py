@@ -1,65 +1,108 @@
-"""Compression as a job. Adds variants to a run, see ``runs``.
+"""Compression as a process: ``python -m skerry_cloud.compress.job SPEC.json``. Adds variants to a run, see ``runs``.
 
-One variant for each distinct kind of device among the profiles. A variant has a report only if it passed its gates.
+One variant for each distinct kind of device among the profiles, chosen by a study (see ``study``). A variant has a
+report only if it passed its gates.
 """
 
+import functools
 import shutil
+import time
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-from skerry_cloud import datasets, runs, workloads
-from skerry_cloud.compress.measure import calibration_rows, measure, trial
-from skerry_cloud.compress.quantise import quantise
-from skerry_cloud.datasets import TRAIN
+from skerry_cloud import datasets, passes, runs, workloads
+from skerry_cloud.adapters.onnx_model import OnnxModel
+from skerry_cloud.compress import study
+from skerry_cloud.compress.explore import Explorer
+from skerry_cloud.compress.make import Kitchen
+from skerry_cloud.compress.measure import Exam, calibration_rows, exam
+from skerry_cloud.compress.menu import menu, plain
+from skerry_cloud.compress.study import Goal, Search, Study
+from skerry_cloud.compress.timing import machine
+from skerry_cloud.datasets import TRAIN, DatasetVersion, Rows
 from skerry_cloud.job import Progress, Report
-from skerry_cloud.runs import Variant
+from skerry_cloud.passes import Material, Recipe
 from skerry_cloud.specs import CompressSpec
+from skerry_cloud.workloads import Examples, Workload
 from skerry_shared import profiles
-from skerry_shared.errors import ConfigError
+from skerry_shared.errors import ConfigError, GateError
 from skerry_shared.release import Kind
 
 CALIBRATION = 512  # inputs: the ranges of activations no longer change beyond some hundreds
 
 
 def work(spec: CompressSpec, report: Report) -> None:
-    """Make and judge a variant for each kind of device. Raises GateError at the first that is not good enough."""
+    """Search for each kind of device, keep the record, release what passed. Raises GateError where nothing did."""
     workload = workloads.load(spec.workload, spec.folder)
     kinds = kinds_of(spec.profiles)
+    asked = tuple(map(passes.parse, spec.recipes))
     report(Progress("data", 0, 1))
     version = datasets.open_version(spec.datasets, spec.dataset)
     rows = version.read()
-    max_drop = workload.max_drop if spec.max_drop is None else spec.max_drop
-    trials = trial(workload, rows, spec.run / runs.MODEL, max_drop)
-    train = rows.of(TRAIN)
-    calibration = train.examples.inputs[calibration_rows(version.recent(train), CALIBRATION)]
-    report(Progress("data", 1, 1, f"float32 accuracy {trials.accuracy:.4f}"))
-    for done, kind in enumerate(kinds, start=1):
-        variant = _fresh(runs.variant(spec.run, kind))
-        _make(spec.run / runs.MODEL, variant, calibration)
-        measured = measure(trials, variant)
-        runs.write(variant.folder / runs.REPORT, measured)
-        figures = f"accuracy {measured.accuracy:.4f}, {measured.model_bytes} bytes, {measured.latency_ms:.3f} ms"
-        report(Progress("compress", done, len(kinds), f"{kind.name}: {figures}"))
+    tested, goal = exam(workload, rows, spec.run / runs.MODEL), _goal(spec, workload)
+    report(Progress("data", 1, 1, f"float32 accuracy {tested.figures.accuracy:.4f} on validation rows"))
+    kitchen = Kitchen(spec.run, spec.run / study.FOLDER, _material(spec, workload, version, rows, report))
+    explorer = Explorer(kitchen, tested, goal, report)
+    searches = [explorer.search(kind, names, asked or _recipes(kind, workload, goal)) for kind, names in kinds.items()]
+    record = Study(workload.name, spec.dataset, time.time(), machine(), goal, tested.figures, tuple(searches))
+    runs.write(spec.run / study.FOLDER / study.STUDY, record)
+    for search in searches:
+        _release(spec, search, kitchen, tested)
 
 
-def kinds_of(names: tuple[str, ...]) -> list[Kind]:
-    """The distinct kinds of these profiles. Raises ConfigError if there are none."""
+def kinds_of(names: tuple[str, ...]) -> dict[Kind, list[str]]:
+    """The distinct kinds of these profiles, with the profiles of each. Raises ConfigError if there are none."""
     if not names:
         raise ConfigError("compress: profiles: name at least one")
-    return sorted({profiles.load(name).kind for name in names})
+    kinds: dict[Kind, list[str]] = {}
+    for name in sorted(set(names)):
+        kinds.setdefault(profiles.load(name).kind, []).append(name)
+    return dict(sorted(kinds.items()))
 
 
-def _fresh(variant: Variant) -> Variant:
-    """An empty folder: what an earlier attempt left must not be taken for this one's."""
+def _goal(spec: CompressSpec, workload: Workload) -> Goal:
+    max_drop = workload.max_drop if spec.max_drop is None else spec.max_drop
+    return Goal(max_drop, workload.max_slice_drop, spec.max_bytes, spec.max_latency_ms, spec.minutes)
+
+
+def _recipes(kind: Kind, workload: Workload, goal: Goal) -> list[Recipe]:
+    return menu(kind, workload) if goal.minutes else [plain(kind)]
+
+
+def _material(spec: CompressSpec, workload: Workload, version: DatasetVersion, rows: Rows, report: Report) -> Material:
+    train = rows.of(TRAIN)
+    recent = version.recent(train)
+
+    def say(done: int, total: int, note: str) -> None:
+        if done * 100 // total > (done - 1) * 100 // total:
+            report(Progress("learn", done, total, note))
+
+    return Material(
+        workload=workload,
+        train=train.examples,
+        recent=recent,
+        calibration=train.examples.inputs[calibration_rows(recent, CALIBRATION)],
+        teacher=functools.cache(functools.partial(_answers, spec.run / runs.MODEL, workload, train.examples)),
+        say=say,
+        seed=spec.seed,
+        threads=spec.threads,
+    )
+
+
+def _answers(model: Path, workload: Workload, examples: Examples, view: int) -> NDArray[np.float32]:
+    """The champion's scores for a view of the examples. Every pass that trains asks for them."""
+    return OnnxModel(model).run(workload.seen(examples.inputs, view)).scores
+
+
+def _release(spec: CompressSpec, search: Search, kitchen: Kitchen, tested: Exam) -> None:
+    """Put the chosen model where releases take it from; what an earlier study left is not to be taken for it."""
+    variant = runs.variant(spec.run, search.kind)
     shutil.rmtree(variant.folder, ignore_errors=True)
+    trial = next((trial for trial in search.trials if trial.recipe == search.chosen), None)
+    if not trial or not trial.figures:
+        raise GateError(f"{search.kind.name}: {search.reason}")
     variant.folder.mkdir(parents=True)
-    return variant
-
-
-def _make(source: Path, variant: Variant, calibration: NDArray[Any]) -> None:
-    if variant.kind.precision == "int8":
-        quantise(source, variant.model, variant.kind.arch, calibration)
-    else:
-        shutil.copyfile(source, variant.model)
+    shutil.copyfile(kitchen.make(passes.parse(trial.recipe))[0], variant.model)
+    runs.write(variant.folder / runs.REPORT, tested.report(variant, trial.recipe, trial.figures))

@@ -1,16 +1,14 @@
-"""The record of a study: what was tried for each kind of device, what it measured, what the gates said, what was chosen.
+"""The record of a study: what was tried for each kind of device, measured, said by the gates, and chosen.
 
 Plain data, written as ``study.json`` into the run's folder ``study``; the report is drawn from it alone.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
+from skerry_cloud.passes import Blame
 from skerry_shared.release import Kind
 
 STUDY, FOLDER = "study.json", "study"
-
-GateName = Literal["accuracy", "slice", "corruption", "golden", "size", "latency"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +24,7 @@ class Made:
 
 @dataclass(frozen=True)
 class Figures:
-    """What was measured of a model. ``accuracy`` is a share of right answers on validation rows (the gates use test rows).
+    """What was measured of a model. ``accuracy``: share of right answers on validation rows (the gates use test rows).
 
     ``latency_ms``: median for one input on one thread of the study's machine, ``latency_ratio`` to the float champion,
     timed in turns with it. A model for another architecture is timed by its twin for this one: ``timed`` is the recipe
@@ -41,24 +39,15 @@ class Figures:
 
 
 @dataclass(frozen=True)
-class Blame:
-    """How much of the harm one operator does: the change of the golden scores (root mean square) if it alone is treated."""
-
-    operator: str
-    type: str
-    harm: float
-
-
-@dataclass(frozen=True)
 class Verdict:
-    """What one gate said. ``subject`` is the slice or corruption, empty for all rows.
+    """What one gate said: accuracy, slice, corruption, golden, size or latency. ``subject`` is the slice or corruption.
 
     For accuracy, slice and corruption: ``value`` is the drop against the float champion in points, ``bound`` its upper
     bound at 95 % confidence, which must be within ``limit``, on ``examples`` paired rows. For golden: the largest
     difference of a score; size: bytes; latency: milliseconds; there ``bound`` equals ``value``.
     """
 
-    gate: GateName
+    gate: str
     subject: str
     passed: bool
     value: float
@@ -104,9 +93,11 @@ class Search:
 
 @dataclass(frozen=True)
 class Goal:
-    """What was asked for: points that may be lost, bytes and milliseconds at most (None: any), minutes to search."""
+    """What was asked for: points that may be lost, of all rows and in a slice or to a corruption; bytes and
+    milliseconds at most (None: any); minutes to search (0: no search)."""
 
     max_drop: float
+    max_slice_drop: float
     max_bytes: int | None = None
     max_latency_ms: float | None = None
     minutes: float = 0.0

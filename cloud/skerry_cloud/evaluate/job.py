@@ -6,8 +6,9 @@ from numpy.typing import NDArray
 from skerry_cloud import datasets, runs, workloads
 from skerry_cloud.adapters.onnx_model import OnnxModel
 from skerry_cloud.datasets import TEST, Rows
-from skerry_cloud.evaluate.compare import Answered, Gate, answered, compare
+from skerry_cloud.evaluate.compare import Gate, compare
 from skerry_cloud.job import Progress, Report
+from skerry_cloud.paired import Answered, answered
 from skerry_cloud.specs import CompareSpec
 
 

@@ -23,7 +23,13 @@ from skerry_shared.files import write_durably
 from skerry_shared.release import TensorSpec
 
 SCORES, MONITORS = OUTPUTS
-FOREIGN = (*ERRORS, DecodeError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError)
+FOREIGN: tuple[type[Exception], ...] = (
+    *ERRORS,
+    StopIteration,
+    DecodeError,
+    onnx.checker.ValidationError,
+    onnx.shape_inference.InferenceError,
+)
 SUMS = 1e-3  # that the scores of an input may be off 1, if they are to be probabilities
 
 Note = str
@@ -57,7 +63,7 @@ def _read(path: Path) -> onnx.ModelProto:
         if opset > OPSET:
             raise ModelError(f"{path.name}: opset {opset}; devices' runtimes know {OPSET}: export it again with that")
         return model if opset == OPSET else version_converter.convert_version(model, OPSET)
-    except (*FOREIGN, StopIteration) as error:
+    except FOREIGN as error:
         raise ModelError(f"{path.name}: not an ONNX model that can be used: {' '.join(str(error).split())}") from None
 
 
@@ -87,22 +93,16 @@ def _take_input(graph: onnx.GraphProto, spec: TensorSpec, notes: list[Note]) -> 
 
 def _take_outputs(graph: onnx.GraphProto, scores: str, notes: list[Note]) -> None:
     """The scores under that name, and the monitors if there are any; nothing else."""
-    names = _names(graph.output)
-    found = scores or (SCORES if SCORES in names else "")
-    if not found and len(others := names - {MONITORS}) == 1:
-        (found,) = others
+    names = [value.name for value in graph.output]
+    candidates = [name for name in names if name != MONITORS]
+    found = scores or (SCORES if SCORES in names else candidates[0] if len(candidates) == 1 else "")
     if found not in names:
-        raise ModelError(
-            f"scores: no output {found!r} in the file; it has {_listed(graph.output)}; name one by --scores"
-        )
-    others = [value for value in graph.output if value.name not in (found, MONITORS)]
-    if others and not scores:
-        raise ModelError(f"outputs: {_listed(others)} neither scores nor monitors; name the scores by --scores")
-    for value in others:
+        listed = _listed(graph.output)
+        raise ModelError(f"scores: no output {found!r} in the file; it has {listed}; name one by --scores")
+    for value in [value for value in graph.output if value.name not in (found, MONITORS)]:
         notes.append(f"output {value.name!r} is left out")
         graph.output.remove(value)
-    if others:
-        _prune(graph)
+    _prune(graph)
     _rename(graph, found, SCORES, notes)
     for value in graph.output:
         value.type.tensor_type.shape.dim[0].dim_param = "batch"

@@ -8,12 +8,16 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import onnx
 import torch
 from torch import Tensor, nn
 
+from skerry_cloud.passes import Form, Material
+from skerry_cloud.train import networks
 from skerry_cloud.workloads import Workload
 from skerry_shared.files import write_durably
 
@@ -45,6 +49,20 @@ class Watch(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """Monitors, batch × M."""
         return self._workload.watch(inputs)
+
+
+@dataclass(frozen=True)
+class Onnx:
+    """The pass from a network to ONNX."""
+
+    name: ClassVar[str] = "onnx"
+    takes: ClassVar[Form] = "network"
+    gives: ClassVar[Form] = "onnx"
+
+    def __call__(self, source: Path, target: Path, material: Material) -> None:
+        """Export it as training does."""
+        network = networks.read(source, material.workload)
+        export(network, material.workload, torch.tensor(material.train.inputs[:2]), target)
 
 
 def export(network: nn.Module, workload: Workload, example: Tensor, path: Path) -> None:

@@ -179,7 +179,7 @@ class Manifest(google.protobuf.message.Message):
     release: builtins.int
     owner: builtins.str
     tolerance: builtins.float
-    """a golden output may differ by at most this much"""
+    """a golden output may differ by this much, relatively where it is beyond 1"""
     model_file: builtins.str
     """name of the model inside the bundle"""
     @property

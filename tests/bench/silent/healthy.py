@@ -1,19 +1,23 @@
-"""Healthy bundles to plant faults into: one model, really trained on real digits, as a device gets it in float and INT8."""
+"""Healthy bundles to plant faults into: a model, really trained on digits, as a device gets it in float and INT8."""
 
+import shutil
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from numpy.typing import NDArray
+import numpy as np
 
 from skerry_cloud import datasets, runs, workloads
-from skerry_cloud.compress.measure import calibration_rows, measure, trial
-from skerry_cloud.compress.quantise import quantise
-from skerry_cloud.datasets import REFERENCE, TRAIN
+from skerry_cloud.compress.measure import calibration_rows, exam
+from skerry_cloud.compress.passes.static import Int8
+from skerry_cloud.datasets import REFERENCE, TRAIN, Rows
 from skerry_cloud.job import Progress
+from skerry_cloud.passes import Material
 from skerry_cloud.release.package import package
 from skerry_cloud.specs import TrainSpec
 from skerry_cloud.train.job import work as train
+from skerry_cloud.workloads import Workload
 from skerry_shared import bundle
 from skerry_shared.bundle import Bundle
 from skerry_shared.release import Kind, Lineage, Target
@@ -28,7 +32,7 @@ class Healthy:
 
     folder: Path
     source: Path
-    calibration: NDArray[Any]
+    material: Material
     other: Path
 
     def bundle(self, precision: str) -> Bundle:
@@ -44,20 +48,27 @@ def make(folder: Path) -> Healthy:
     train(TrainSpec("digits", folder, folder / "data", 1, run), _ignore)
     train(TrainSpec("digits", folder, folder / "data", 1, other, seed=1, epochs=4), _ignore)
     rows = version.read()
-    learned = rows.of(TRAIN)
-    calibration = learned.examples.inputs[calibration_rows(version.recent(learned), 512)]
-    trials = trial(workload, rows, run / runs.MODEL, workload.max_drop)
-    for precision in (FLOAT, INT8):
+    tested, material = exam(workload, rows, run / runs.MODEL), _material(workload, rows)
+    for precision, make_variant in ((FLOAT, shutil.copyfile), (INT8, partial(Int8(ARCH), material=material))):
         variant = runs.variant(run, Kind("onnxruntime", precision, ARCH))
         variant.folder.mkdir(parents=True)
-        if precision == FLOAT:
-            variant.model.write_bytes((run / runs.MODEL).read_bytes())
-        else:
-            quantise(run / runs.MODEL, variant.model, ARCH, calibration)
-        runs.write(variant.folder / runs.REPORT, measure(trials, variant))
+        make_variant(run / runs.MODEL, variant.model)
+        figures = tested.weigh(variant.model, variant.model, precision)
+        runs.write(variant.folder / runs.REPORT, tested.report(variant, precision, figures))
         target = Target("generic-x86-64", ARCH, "onnxruntime", precision, 1 << 30)
         bundle.unpack(package(run, target, "digits", 1, Lineage(1, version.info.sha256, 1, "none")), folder / precision)
-    return Healthy(folder, run / runs.MODEL, calibration, other / runs.MODEL)
+    return Healthy(folder, run / runs.MODEL, material, other / runs.MODEL)
+
+
+def _material(workload: Workload, rows: Rows) -> Material:
+    train = rows.of(TRAIN).examples
+    recent = np.zeros(len(train), np.bool_)
+    calibration = train.inputs[calibration_rows(recent, 512)]
+    return Material(workload, train, recent, calibration, teacher=_none, say=_none)
+
+
+def _none(*_: Any) -> Any:
+    raise NotImplementedError("nothing learns here")
 
 
 def _ignore(_: Progress) -> None:
