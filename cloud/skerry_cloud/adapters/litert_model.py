@@ -31,13 +31,13 @@ class LiteRtModel:
                 model_path=str(path), num_threads=1,
                 experimental_op_resolver_type=kinds.AUTO if optimised else kinds.BUILTIN_REF,
             )  # fmt: skip
+            self._interpreter.allocate_tensors()
             signature = next(iter(self._interpreter.get_signature_list()))
             runner = self._interpreter.get_signature_runner(signature)
         except (*ERRORS, StopIteration) as error:
             raise ModelError(f"{path.name}: {error or 'has no signature'}") from None
         self._input = next(iter(runner.get_input_details().values()))["index"]
         self._outputs = {name: detail["index"] for name, detail in runner.get_output_details().items()}
-        self._interpreter.allocate_tensors()
 
     def run(self, inputs: NDArray[Any], batch: int = 256) -> Answers:  # noqa: ARG002
         """Answers to all inputs (n × raw shape), one at a time: most files hold a graph for one. Raises ModelError."""

@@ -77,7 +77,7 @@ def watcher(workload: Workload, example: Tensor) -> onnx.ModelProto:
 
 
 def _onnx(module: nn.Module, name: str, outputs: Sequence[str], example: Tensor) -> onnx.ModelProto:
-    with _quiet():
+    with quiet():
         program = torch.onnx.export(
             module.eval(),
             (example,),
@@ -109,7 +109,7 @@ def strip(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without the exporter's advice to its own developers."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
