@@ -23,7 +23,7 @@ from sqlalchemy import select
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
@@ -35,6 +35,7 @@ from skerry_cloud.ingest.lake import Lake
 from skerry_cloud.ingest.samples import summary
 from skerry_cloud.job import Progress, Report
 from skerry_cloud.learning import Learning
+from skerry_cloud.specs import Wanted
 from skerry_cloud.store import Alarm, Assignment, Bundle, Dataset, Device, Event, Release, Rollout, Run, Store, plain
 from skerry_shared import bundle, errors
 from skerry_shared.config import decode
@@ -105,14 +106,6 @@ class AdoptRequest:
 
 
 @dataclass(frozen=True)
-class CompressRequest:
-    """POST /v1/runs/ID/variants. No ``max_drop``: the workload's own budget."""
-
-    profiles: tuple[str, ...]
-    max_drop: float | None = None
-
-
-@dataclass(frozen=True)
 class PublishRequest:
     """POST /v1/releases."""
 
@@ -149,6 +142,7 @@ def create(services: Services) -> Starlette:
         Route("/v1/runs", api.train, methods=["POST"]),
         Route("/v1/runs/{run:int}", api.run),
         Route("/v1/runs/{run:int}/variants", api.compress, methods=["POST"]),
+        Route("/v1/runs/{run:int}/report", api.page),
         Route("/v1/models", api.adopt, methods=["POST"]),
         Route("/v1/releases", api.rows(Release, Release.created)),
         Route("/v1/releases", api.publish, methods=["POST"]),
@@ -229,12 +223,15 @@ class _Api:
         run = await self._s.store.get(Run, request.path_params["run"])
         return JSONResponse(plain(run) | {"report": self._s.learning.report(run.id)})
 
+    async def page(self, request: Request) -> Response:
+        """The report of a run's compression: one page of HTML."""
+        self._authorize(request)
+        run = await self._s.store.get(Run, request.path_params["run"])
+        return FileResponse(self._s.learning.page(run.id), media_type="text/html")
+
     async def compress(self, request: Request) -> Response:
-        asked = await self._asked(CompressRequest, request)
-        run = request.path_params["run"]
-        return self._long(
-            lambda report: self._s.learning.compress(run, asked.profiles, asked.max_drop, "operator", report)
-        )
+        wanted, run = await self._asked(Wanted, request), request.path_params["run"]
+        return self._long(lambda report: self._s.learning.compress(run, wanted, "operator", report))
 
     async def publish(self, request: Request) -> Response:
         asked = await self._asked(PublishRequest, request)
@@ -246,7 +243,8 @@ class _Api:
         key = (request.path_params["workload"], request.path_params["number"])
         release = await self._s.store.get(Release, *key)
         bundles = await self._s.store.all(select(Bundle).where(Bundle.workload == key[0], Bundle.release == key[1]))
-        answer = plain(release) | {"bundles": [plain(bundle) for bundle in bundles]}
+        links = {"report": f"/v1/runs/{release.run}/report"}
+        answer = plain(release) | links | {"bundles": [plain(bundle) for bundle in bundles]}
         return JSONResponse(answer | {"lineage": await lineage.trace(self._s.store, *key)})
 
     async def announce(self, request: Request) -> Response:

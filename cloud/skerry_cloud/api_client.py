@@ -49,6 +49,14 @@ class CloudClient:
         """The answer to a request with this body."""
         return self._document("POST", path, body)
 
+    def page(self, path: str) -> bytes:
+        """What is at ``path``, as it is."""
+        response = self._open("GET", path)
+        try:
+            return response.read()
+        finally:
+            response.release_conn()
+
     def delete(self, path: str) -> Any:
         """The answer to a deletion."""
         return self._document("DELETE", path, None)

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 from skerry_cloud.api_client import CloudClient
-from skerry_shared.errors import SkerryError, UsageError
+from skerry_shared.errors import GateError, SkerryError, UsageError
 from skerry_shared.release import Kind
 
 if TYPE_CHECKING:
@@ -129,13 +129,22 @@ def compress(
     run: int,
     profile: Annotated[list[str], typer.Option(help="Device profile; may be repeated.")],
     max_drop: Annotated[float | None, typer.Option(help="Points of accuracy that may be lost.")] = None,
+    report: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Save the report, good or bad.")] = None,
     as_json: Json = False,
 ) -> None:
     """Make and check one variant of a run for each device profile.
 
     Example: skerry compress 1 --profile generic-x86-64 --profile industrial-pc --max-drop 1.0
     """
-    done = _work(_cloud(context).work(f"/runs/{run}/variants", profiles=profile, max_drop=max_drop), as_json)
+    cloud = _cloud(context)
+    try:
+        done = _work(cloud.work(f"/runs/{run}/variants", profiles=profile, max_drop=max_drop), as_json)
+    except GateError:
+        if report:
+            _save_report(cloud, run, report)
+        raise
+    if report:
+        _save_report(cloud, run, report)
     _result(done, as_json, f"run {run}: {len(done['variants'])} variants")
     if not as_json:
         _list(done["variants"], False, {
@@ -171,6 +180,15 @@ def run_show(context: typer.Context, run: int, as_json: Json = False) -> None:
     _show(_cloud(context).get(f"/runs/{run}"), as_json)
 
 
+@run.command("report")
+def run_report(context: typer.Context, run: int, file: Annotated[Path, typer.Argument(metavar="FILE.html")]) -> None:
+    """Save what compression tried, measured and chose: one page of HTML that needs no network.
+
+    Example: skerry run report 1 report.html
+    """
+    _save_report(_cloud(context), run, file)
+
+
 @release.command("list")
 def release_list(context: typer.Context, as_json: Json = False) -> None:
     """All published releases."""
@@ -185,6 +203,9 @@ def release_show(
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="WORKLOAD/NUMBER")],
     lineage: Annotated[bool, typer.Option("--lineage", help="From the devices back to the data.")] = False,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="Save the report of its compression.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """A release, its bundles and, with --lineage, where it comes from.
@@ -193,6 +214,8 @@ def release_show(
     """
     workload, number = _release_name(name)
     found = _cloud(context).get(f"/releases/{workload}/{number}")
+    if report:
+        _save_report(_cloud(context), found["run"], report)
     if as_json or not lineage:
         return _show(found["lineage"] if lineage else found, as_json)
     for depth, step in enumerate(found["lineage"]):
@@ -433,6 +456,11 @@ def _work(lines: Iterator[dict[str, Any]], quiet: bool) -> dict[str, Any]:
             task = stages[line["stage"]]
             bars.update(task, total=line["total"] or None, completed=line["done"], note=line["note"])
     raise SkerryError("the cloud ended the work without a result")
+
+
+def _save_report(cloud: CloudClient, run: int, file: Path) -> None:
+    file.write_bytes(cloud.page(f"/runs/{run}/report"))
+    print(f"report of run {run}: {file}", file=sys.stderr)  # noqa: T201
 
 
 def _follow_rollout(cloud: CloudClient, number: int, quiet: bool) -> dict[str, Any]:

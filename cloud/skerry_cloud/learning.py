@@ -15,12 +15,13 @@ from typing import Any
 
 from sqlalchemy import select
 
-from skerry_cloud import datasets, launch, runs
+from skerry_cloud import datasets, launch, passes, runs
+from skerry_cloud.compress import study
 from skerry_cloud.evaluate.compare import Verdict
 from skerry_cloud.job import Report
 from skerry_cloud.release.package import package
 from skerry_cloud.release.repository import Repository
-from skerry_cloud.specs import AdoptSpec, CompareSpec, CompressSpec, IngestSpec, TrainSpec
+from skerry_cloud.specs import AdoptSpec, CompareSpec, CompressSpec, IngestSpec, TrainSpec, Wanted
 from skerry_cloud.store import Base, Bundle, Dataset, Device, Event, Release, Run, Store
 from skerry_shared import bundle, identity, plugins, profiles, wire
 from skerry_shared.errors import NotFoundError, SkerryError, StateError, UsageError
@@ -109,32 +110,39 @@ class Learning:
             await launch.run("skerry_cloud.train.adopt", spec, folder, report)
         return await self._trained(run, actor)
 
-    async def compress(
-        self, number: int, names: Sequence[str], max_drop: float | None, actor: str, report: Report
-    ) -> dict[str, Any]:
-        """One checked variant for every kind of device among the profiles. Raises GateError if one loses too much."""
+    async def compress(self, number: int, wanted: Wanted, actor: str, report: Report) -> dict[str, Any]:
+        """One checked variant for every kind of device among the profiles. Raises GateError where none is good enough.
+
+        Asked again after an interruption, a search goes on from where it was.
+        """
         run = await self._store.get(Run, number)
         if run.state not in ("trained", "compressed"):
             raise StateError(f"run: {number} is {run.state}; only a trained run can be compressed")
         released = await self._store.first(select(Release).where(Release.run == number))
         if released:
             raise StateError(f"run: {number} is release {run.workload}/{released.number}; train another run")
-        for name in names:
+        for name in wanted.profiles:
             profiles.load(name)
-        if not names:
+        if not wanted.profiles:
             raise UsageError("profiles: name at least one")
-        await self._move(run, "compressing", ", ".join(names), actor)
+        for recipe in wanted.recipes:
+            passes.parse(recipe)
+        await self._move(run, "compressing", ", ".join(wanted.profiles), actor)
         spec = CompressSpec(
             workload=self._known(run.workload), folder=self._folder, datasets=self._data(run.workload),
-            dataset=run.dataset, run=self.run_folder(number), profiles=tuple(names), max_drop=max_drop,
+            dataset=run.dataset, run=self.run_folder(number), wanted=wanted,
         )  # fmt: skip
         async with self._step(run, actor, back="trained"):
             await launch.run("skerry_cloud.compress.job", spec, self.run_folder(number), report)
-        variants = self._variants(number, names)
-        (self.run_folder(number) / PROFILES).write_text("\n".join(names))
+        variants = self._variants(number, wanted.profiles)
+        (self.run_folder(number) / PROFILES).write_text("\n".join(wanted.profiles))
         figures = (f"{Kind(**v['kind']).name} {v['accuracy']:.4f}, {v['model_bytes'] // 1024} KB" for v in variants)
         await self._move(run, "compressed", "; ".join(figures), actor)
-        return {"run": number, "variants": variants}
+        return {"run": number, "variants": variants, "study": self._study(number)}
+
+    def recipes(self, number: int) -> tuple[str, ...]:
+        """What a run's variants were made by."""
+        return tuple(dict.fromkeys(found["recipe"] for found in self._variants(number, self._profiles(number))))
 
     async def compare(self, champion: int, candidate: int, max_loss: float | None, report: Report) -> Verdict:
         """The candidate run against the champion run, on the candidate's held-out data, recent and old."""
@@ -187,6 +195,13 @@ class Learning:
         async with self._publishing:
             await asyncio.to_thread(self._repository.renew, identity.utc(time.time()))
 
+    def page(self, number: int) -> Path:
+        """The report of a run's compression, HTML. Raises NotFoundError before there is one."""
+        page = self.run_folder(number) / study.FOLDER / study.PAGE
+        if not page.is_file():
+            raise NotFoundError(f"run: {number} has no report; `skerry compress` writes one")
+        return page
+
     def inbox(self) -> Path:
         """A fresh folder for a file that is on its way into a run."""
         folder = self._folder / "inbox"
@@ -201,6 +216,7 @@ class Learning:
             found["metrics"] = dataclasses.asdict(runs.read(runs.Metrics, folder / runs.METRICS))
         if (folder / PROFILES).is_file():
             found["variants"] = self._variants(number, self._profiles(number))
+            found["study"] = self._study(number)
         return found
 
     def run_folder(self, number: int) -> Path:
@@ -246,6 +262,9 @@ class Learning:
             {k: v for k, v in dataclasses.asdict(found).items() if k not in ("baseline", "references")}
             for found in reports
         ]
+
+    def _study(self, number: int) -> dict[str, Any]:
+        return dataclasses.asdict(runs.read(study.Study, self.run_folder(number) / study.FOLDER / study.STUDY))
 
     def _profiles(self, number: int) -> tuple[str, ...]:
         return tuple((self.run_folder(number) / PROFILES).read_text().split())

@@ -59,25 +59,40 @@ class AdoptSpec:
 
 
 @dataclass(frozen=True)
-class CompressSpec:
-    """What to compress, and what is asked for. ``max_drop`` in points of accuracy, None for the workload's own.
+class Wanted:
+    """What compression is asked for, for each of these device profiles.
 
-    ``run`` is the folder that training filled, ``profiles`` names device profiles; ``minutes`` to search (0: no
-    search). ``recipes`` are tried in place of the usual ones; without ``minutes``, each with its whole effort. The rest
-    is as for training.
+    ``max_drop`` in points of accuracy, None for the workload's own; ``max_bytes`` and ``max_latency_ms`` of a model,
+    None for any; ``minutes`` to search, 0 for the plain recipe alone. ``recipes`` (see ``passes``) are tried in place
+    of the usual ones, each with its whole effort where there is no limit of minutes.
     """
 
-    workload: str
-    folder: Path
-    datasets: Path
-    dataset: int
-    run: Path
     profiles: tuple[str, ...]
     max_drop: float | None = None
     max_bytes: int | None = None
     max_latency_ms: float | None = None
     minutes: float = 0.0
     recipes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("max_bytes", "max_latency_ms"):
+            limit = getattr(self, name)
+            if limit is not None and limit <= 0:
+                raise ValueError(f"{name}: must be above 0, got {limit}")
+        if self.minutes < 0:
+            raise ValueError(f"minutes: must not be below 0, got {self.minutes}")
+
+
+@dataclass(frozen=True)
+class CompressSpec:
+    """What to compress. ``run`` is the folder that training filled; the rest is as for training."""
+
+    workload: str
+    folder: Path
+    datasets: Path
+    dataset: int
+    run: Path
+    wanted: Wanted
     seed: int = 0
     threads: int = 1
 

@@ -35,9 +35,10 @@ from skerry_cloud.compress.study import Figures, Goal, Study
 from skerry_cloud.compress.timing import in_turns
 from skerry_cloud.datasets import REFERENCE
 from skerry_cloud.job import Progress
-from skerry_cloud.specs import CompressSpec, TrainSpec
+from skerry_cloud.specs import CompressSpec, TrainSpec, Wanted
 from skerry_cloud.train.job import work as train
-from skerry_cloud.workloads import Examples, Workload
+from skerry_cloud.workloads import Examples
+from skerry_cloud.workloads.fashion import Fashion
 from skerry_shared.errors import GateError
 
 NETS = Path(nets.__file__)
@@ -66,8 +67,8 @@ class Plan:
 
 
 PLANS = {
-    "Residual": Plan(5, {0.5: 6, 0.34: 6, 0.16: 12}),
-    "Depthwise": Plan(5, {0.5: 5}),
+    "Residual": Plan(4, {0.5: 5, 0.15: 10}),
+    "Depthwise": Plan(4, {0.5: 4}),
 }
 
 
@@ -76,7 +77,7 @@ class Measured:
     """One model on the test pictures: per cent of right answers, bytes, milliseconds and their ratio to float's."""
 
     accuracy: float
-    model_bytes: int
+    model_bytes: float
     latency_ms: float
     latency_ratio: float
 
@@ -106,14 +107,16 @@ def main() -> None:
 
 def _seed(folder: Path, net: str, seed: int, quick: bool) -> Seed:
     """Train, compress and train on, each unless it was done before; then measure."""
-    workload: Workload = getattr(nets, net)()
     plan = Plan(1, dict.fromkeys(PLANS[net].students, 1)) if quick else PLANS[net]
+    net = f"Quick{net}" if quick else net
+    workload: Fashion = getattr(nets, net)()
     data, run = folder / net / "data", folder / net / str(seed)
     if not datasets.versions(data):
         examples = workload.examples()
         datasets.create(data, workload, examples, [REFERENCE] * len(examples), created=time.time())
     spec = TrainSpec(f"{NETS}:{net}", folder, data, 1, run, epochs=plan.champion, seed=seed)
-    request = CompressSpec(spec.workload, folder, data, 1, run, (PROFILE,), MAX_DROP, recipes=plan.recipes, seed=seed)
+    wanted = Wanted((PROFILE,), MAX_DROP, recipes=plan.recipes)
+    request = CompressSpec(spec.workload, folder, data, 1, run, wanted, seed=seed)
     if not (run / runs.METRICS).is_file():
         train(spec, _say)
     if not (run / study.FOLDER / study.STUDY).is_file():
@@ -133,13 +136,12 @@ def _as_long(run: Path) -> int:
     return math.ceil(slowest / (training.seconds / training.epochs))
 
 
-def _measured(workload: Workload, spec: TrainSpec, plan: Plan) -> Seed:
+def _measured(workload: Fashion, spec: TrainSpec, plan: Plan) -> Seed:
     """Every model on the test pictures; all timed in turns, and asked at the gates as the finalists were."""
     rows = datasets.open_version(spec.datasets, 1).read()
     tested, field, found = exam(workload, rows, spec.run / runs.MODEL), workload.field(), _study(spec.run)
-    paths = {
-        text: place(spec.run / study.FOLDER, spec.seed, passes.parse(text)) / "model.onnx" for text in plan.recipes
-    }
+    folders = {text: place(spec.run / study.FOLDER, spec.seed, passes.parse(text)) for text in plan.recipes}
+    paths = {text: folder / runs.MODEL for text, folder in folders.items()}
     times = in_turns([models.load(path) for path in [tested.champion, *paths.values()]], field.inputs[:50], ROUNDS)
     accuracies = [_accuracy(path, field) for path in [tested.champion, *paths.values()]]
     measured = [
@@ -179,8 +181,12 @@ def _say(progress: Progress) -> None:
 
 def _mean(seeds: Sequence[Seed], recipe: str) -> Measured:
     """Of one recipe over the seeds."""
-    columns = zip(*(dataclasses.astuple(seed.found[recipe]) for seed in seeds), strict=True)
-    return Measured(*(float(np.mean(column)) for column in columns))
+    return _average([seed.found[recipe] for seed in seeds])
+
+
+def _average(several: Sequence[Measured]) -> Measured:
+    accuracy, size, latency, ratio = np.mean([dataclasses.astuple(one) for one in several], axis=0).tolist()
+    return Measured(accuracy, size, latency, ratio)
 
 
 def _figures(seeds: Mapping[str, Sequence[Seed]]) -> dict[str, Any]:
@@ -227,13 +233,13 @@ def _front(found: Mapping[str, Measured]) -> list[str]:
 
 def _table(net: str, seeds: Sequence[Seed]) -> None:
     print(f"\n{net}, mean of {len(seeds)} seeds{'':<32} {'accuracy':>9} {'KB':>8} {'µs':>7} {'of float':>9}")
-    champion = Measured(*np.mean([dataclasses.astuple(seed.champion) for seed in seeds], axis=0))
+    champion = _average([seed.champion for seed in seeds])
     rows = {"float champion": champion} | {recipe: _mean(seeds, recipe) for recipe in seeds[0].found}
     for name, m in rows.items():
-        print(
-            f"{name:<58} {m.accuracy:>9.2f} {m.model_bytes / 1024:>8.1f} {m.latency_ms * 1e3:>7.1f} {m.latency_ratio:>9.3f}"
-        )
-    print(f"{'float trained as long as the slowest student':<58} {np.mean([seed.reference for seed in seeds]):>9.2f}")
+        figures = f"{m.accuracy:>9.2f} {m.model_bytes / 1024:>8.1f} {m.latency_ms * 1e3:>7.1f} {m.latency_ratio:>9.3f}"
+        print(f"{name:<58} {figures}")
+    reference = np.mean([seed.reference for seed in seeds])
+    print(f"{'float trained as long as the slowest student':<58} {reference:>9.2f}")
     print("chosen: " + "; ".join(seed.chosen or "none passed" for seed in seeds))
 
 
@@ -249,7 +255,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="which ones")
     parser.add_argument("--folder", type=Path, help="keep what is made there")
-    parser.add_argument("--quick", action="store_true", help="one epoch of each: does it run?")
+    parser.add_argument("--quick", action="store_true", help="an epoch of little: does it run?")
     parser.add_argument("--no-peers", action="store_true", help="without the other tools")
     return parser.parse_args()
 

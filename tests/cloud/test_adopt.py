@@ -16,7 +16,7 @@ from skerry_cloud.compress.job import work as compress
 from skerry_cloud.datasets import REFERENCE, TEST
 from skerry_cloud.job import Progress
 from skerry_cloud.release.package import package
-from skerry_cloud.specs import AdoptSpec, CompressSpec, TrainSpec
+from skerry_cloud.specs import AdoptSpec, CompressSpec, TrainSpec, Wanted
 from skerry_cloud.train.adopt import work as adopt
 from skerry_cloud.train.job import work as train
 from skerry_shared import bundle, profiles
@@ -107,7 +107,7 @@ def test_probabilities_and_our_own_names_stay_as_they_are(story: Story) -> None:
 def test_it_is_compressed_and_packaged_as_any_other_run(story: Story, tmp_path: Path) -> None:
     spec = story()
     run(spec)
-    asked = CompressSpec(spec.workload, HERE, spec.datasets, 1, spec.run, ("industrial-pc",))
+    asked = CompressSpec(spec.workload, HERE, spec.datasets, 1, spec.run, Wanted(("industrial-pc",)))
     compress(asked, lambda _: None)
     target = profiles.load("industrial-pc").target("industrial-pc")
     unpacked = bundle.unpack(

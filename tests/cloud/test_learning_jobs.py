@@ -25,7 +25,7 @@ from skerry_cloud.evaluate.compare import Verdict
 from skerry_cloud.evaluate.job import work as compare
 from skerry_cloud.job import Progress
 from skerry_cloud.release.package import package
-from skerry_cloud.specs import CompareSpec, CompressSpec, TrainSpec
+from skerry_cloud.specs import CompareSpec, CompressSpec, TrainSpec, Wanted
 from skerry_cloud.train.job import work as train
 from skerry_cloud.workloads import Examples
 from skerry_shared import bundle, profiles, sketch
@@ -56,7 +56,7 @@ class Story:
 
     def compress(self, **changes: Any) -> CompressSpec:
         train = self.train()
-        spec = CompressSpec(train.workload, train.folder, train.datasets, train.dataset, train.run, PROFILES)
+        spec = CompressSpec(train.workload, train.folder, train.datasets, train.dataset, train.run, Wanted(PROFILES))
         return replace(spec, **changes)
 
 
@@ -74,9 +74,10 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
 
 def test_progress_comes_in_order(story: Story) -> None:
     stages = list(dict.fromkeys(progress.stage for progress in story.said))
-    assert stages == ["data", "train", "export", "evaluate", "compress"]
+    kinds = [f"{kind.name} rung 1" for kind in (FLOAT_PC, INT8_ARM, INT8_PC)]
+    assert stages == ["data", "train", "export", "evaluate", *kinds]
     assert all(0 <= progress.done <= progress.total for progress in story.said)
-    assert story.said[-1].done == story.said[-1].total == 3
+    assert story.said[-1].done == story.said[-1].total == 1
 
 
 def test_metrics_are_of_held_out_rows(story: Story) -> None:
@@ -186,8 +187,11 @@ def test_what_was_not_made_or_does_not_fit_is_not_packaged(story: Story) -> None
 
 def test_a_variant_that_loses_too_much_is_stopped_with_the_figures(story: Story, tmp_path: Path) -> None:
     run = _copy_of_model(story, tmp_path)
-    with pytest.raises(GateError, match=r"accuracy .* below float32's .* at most -101\.00 are allowed"):
-        compress(story.compress(run=run, max_drop=-101.0), _ignore)
+    with pytest.raises(
+        GateError,
+        match=r"\+0\.00 points, .* on 40 rows; allowed -101; .*\(Conv\)",
+    ):
+        compress(story.compress(run=run, wanted=Wanted(PROFILES, -101.0)), _ignore)
     with pytest.raises(NotFoundError, match="no report"):
         runs.variant(run, FLOAT_PC).report()
 
@@ -202,7 +206,7 @@ def test_retraining_mends_what_drifted_and_the_comparison_sees_it(story: Story, 
     metrics = runs.read(runs.Metrics, tmp_path / runs.METRICS)
     assert set(metrics.groups) == {"reference", "recent"}
     assert set(metrics.sources) == {"reference", "device:edge-1"}
-    compress(story.compress(**changes, profiles=("generic-x86-64",), max_drop=5.0), _ignore)
+    compress(story.compress(**changes, wanted=Wanted(("generic-x86-64",), 8.0)), _ignore)
     compare(
         CompareSpec(
             workload="tiny.py:Tiny",
@@ -229,7 +233,7 @@ def test_retraining_mends_what_drifted_and_the_comparison_sees_it(story: Story, 
     [
         ("train", {"dataset": 99}, "dataset: no version 99"),
         ("train", {"workload": "tiny.py:Huge"}, "workload 'tiny.py:Huge'"),
-        ("compress", {"profiles": ("toaster",)}, "profile: no 'toaster'; known: coral-dev-board"),
+        ("compress", {"wanted": Wanted(("toaster",))}, "profile: no 'toaster'; known: coral-dev-board"),
     ],
 )
 def test_a_job_that_cannot_be_done_says_why(

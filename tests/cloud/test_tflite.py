@@ -1,8 +1,7 @@
-"""Export to .tflite, in float and in integers, and from there to a device's own answer. Needs the extra tflite-export."""
+"""Export to .tflite, in float and in integers, and on to a device's own answer. Needs the extra tflite-export."""
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest

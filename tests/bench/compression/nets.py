@@ -31,6 +31,18 @@ class Depthwise(_Bench):
         return Separable(len(self.labels), vision.scaled((16, 32, 64, 128), width))
 
 
+class QuickResidual(Residual):
+    """To see whether all runs."""
+
+    train_size = 2000
+
+
+class QuickDepthwise(Depthwise):
+    """To see whether all runs."""
+
+    train_size = 2000
+
+
 class Separable(nn.Module):
     """MobileNet in small: a stem, then depthwise and pointwise convolutions. Howard et al., 2017."""
 
