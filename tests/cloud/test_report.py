@@ -72,7 +72,8 @@ def test_it_tells_what_was_tried_chosen_and_why() -> None:
     page = Outline(render(study()))
     for words in (
         "fashion: compression", "onnxruntime-int8-aarch64", "raspberry-pi-5", "because fashion", "92.90%", "98 KB",
-        "30 µs", "fails slice boots", "no fashion here", "A CPU", "abababababababab", "at most 1024 KB", "30 minutes to search",
+        "30 µs", "fails slice boots", "no fashion here", "A CPU", "abababababababab", "at most 1024 KB",
+        "30 minutes to search",
     ):  # fmt: skip
         assert words in page.text, words
     assert page.tags.count("circle") == 4  # the float model, and what was measured
