@@ -15,8 +15,10 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 from skerry_cloud.api_client import CloudClient
+from skerry_cloud.compress import picture as pictures
+from skerry_cloud.compress.study import Search, Study, Trial
+from skerry_shared.config import decode
 from skerry_shared.errors import GateError, SkerryError, UsageError
-from skerry_shared.release import Kind
 
 if TYPE_CHECKING:
     from skerry_shared.testing import oip
@@ -128,31 +130,42 @@ def compress(
     context: typer.Context,
     run: int,
     profile: Annotated[list[str], typer.Option(help="Device profile; may be repeated.")],
-    max_drop: Annotated[float | None, typer.Option(help="Points of accuracy that may be lost.")] = None,
+    max_drop: Annotated[float | None, typer.Option(help="Points of accuracy that may be lost, at 95 % sure.")] = None,
+    max_size: Annotated[float | None, typer.Option(help="KB that a model file may have.")] = None,
+    max_latency: Annotated[float | None, typer.Option(help="Milliseconds that an answer may take.")] = None,
+    minutes: Annotated[float, typer.Option(help="Time to search; 0 makes the plain variant, without a search.")] = 0,
+    recipe: Annotated[list[str] | None, typer.Option(help="Try this in place of the usual; may be repeated.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw what was tried to this PNG file.")] = None,
     report: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Save the report, good or bad.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Make and check one variant of a run for each device profile.
+    """Make and check one variant of a run for each device profile, the best that a search finds.
 
-    Example: skerry compress 1 --profile generic-x86-64 --profile industrial-pc --max-drop 1.0
+    Without --minutes: INT8 or float, as the profile wants. With: smaller networks that learn from the trained one,
+    pruned ones, and several ways to quantise. Stopped midway, the same command goes on from there.
+
+    Example: skerry compress 1 --profile generic-x86-64 --max-drop 0.5 --minutes 30 --picture front.png
+
+    Example: skerry compress 1 --profile coral-dev-board --recipe "prune(keep=0.5) + tune(epochs=4) + onnx + slim"
     """
+    wanted = {"profiles": profile, "max_drop": max_drop, "max_latency_ms": max_latency, "minutes": minutes,
+              "max_bytes": None if max_size is None else int(max_size * 1024), "recipes": recipe or []}  # fmt: skip
     cloud = _cloud(context)
     try:
-        done = _work(cloud.work(f"/runs/{run}/variants", profiles=profile, max_drop=max_drop), as_json)
+        done = _work(cloud.work(f"/runs/{run}/variants", **wanted), as_json)
     except GateError:
         if report:
             _save_report(cloud, run, report)
         raise
     if report:
         _save_report(cloud, run, report)
+    study = decode(Study, done["study"], "study")
+    if picture:
+        pictures.png(study, picture)
     _result(done, as_json, f"run {run}: {len(done['variants'])} variants")
     if not as_json:
-        _list(done["variants"], False, {
-            "for": lambda r: Kind(**r["kind"]).name, "recipe": "recipe",
-            "KB": lambda r: f"{r['model_bytes'] / 1024:.0f}",
-            "accuracy": lambda r: f"{r['accuracy']:.2%}", "drop": lambda r: f"{r['drop']:+.2f} points",
-            "latency": lambda r: f"{r['latency_ms']:.3f} ms", "parity": lambda r: f"{r['parity']:.1e}",
-        })  # fmt: skip
+        for search in study.searches:
+            _print_search(study, search)
 
 
 @app.command(rich_help_panel=OUT)
@@ -496,6 +509,30 @@ def _list(rows: list[dict[str, Any]], as_json: bool, columns: dict[str, str | Ca
         table.add_row(*(escape(str(cell)) for cell in cells))
     console.print(table if rows else "[dim]none[/]")
     return None
+
+
+def _print_search(study: Study, search: Search) -> None:
+    """The picture, if there was something to choose from, and what was chosen."""
+    table = Table(
+        "", "recipe", "accuracy", "KB", "ms", "× float", "gates", box=None, header_style="bold", pad_edge=False
+    )
+    for trial in search.trials:
+        if trial.figures and (trial.verdicts or trial.recipe in search.front):
+            table.add_row(*map(escape, _trial_row(trial, trial.recipe == search.chosen)))
+    console.print(f"[bold]{search.kind.name}[/] for {', '.join(search.profiles)}: {escape(search.reason)}")
+    if len(search.trials) > 1:
+        console.print(pictures.text(study, search), highlight=False)
+    console.print(table)
+
+
+def _trial_row(trial: Trial, chosen: bool) -> tuple[str, ...]:
+    figures = trial.figures
+    assert figures
+    failed = ", ".join(f"{each.gate} {each.subject}".strip() for each in trial.verdicts if not each.passed)
+    gates = f"failed: {failed}" if failed else "passed" if trial.verdicts else "not asked"
+    size, latency = f"{figures.model_bytes / 1024:.0f}", f"{figures.latency_ms:.3f}"
+    mark, right, ratio = pictures.CHOSEN if chosen else "", f"{figures.accuracy:.2%}", f"{figures.latency_ratio:.2f} ×"
+    return mark, trial.recipe, right, size, latency, ratio, gates
 
 
 def _print_report(report: "oip.Report") -> None:

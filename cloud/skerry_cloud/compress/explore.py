@@ -10,17 +10,18 @@ import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from skerry_cloud import passes, runs
 from skerry_cloud.adapters import models
-from skerry_cloud.compress import gates, golden
+from skerry_cloud.compress import gates, golden, graphs
 from skerry_cloud.compress.make import Kitchen
 from skerry_cloud.compress.measure import Exam
 from skerry_cloud.compress.search import ETA, front, point, preferred, shares, survivors
 from skerry_cloud.compress.study import Figures, Goal, Search, Trial
 from skerry_cloud.compress.timing import in_turns
 from skerry_cloud.job import Progress, Report
-from skerry_cloud.passes import Blame, Blaming, Recipe
+from skerry_cloud.passes import SUFFIX, Blame, Blaming, Recipe
 from skerry_shared.errors import ModelError
 from skerry_shared.release import Kind
 
@@ -93,8 +94,9 @@ class Explorer:
     def _try(self, kind: Kind, recipe: Recipe, rung: int) -> Trial:
         text = passes.spell(recipe)
         try:
+            model, lineage = self._kitchen.make(recipe)
+            _admit(kind, model)
             figures = self._weigh(recipe, self._twin(kind, recipe))
-            _, lineage = self._kitchen.make(recipe)
         except ModelError as error:
             return Trial(text, kind, rung, (), None, error=str(error))
         return Trial(text, kind, rung, lineage, figures)
@@ -168,6 +170,11 @@ def complaint(trial: Trial) -> list[str]:
     worst = ", ".join(f"{blame.operator} ({blame.type}) {blame.harm:.2g}" for blame in trial.blame[:3])
     blamed = [f"operators that change the scores most: {worst}"] if worst else []
     return [f"{trial.recipe} did not pass", *failed, *blamed]
+
+
+def _admit(kind: Kind, model: Path) -> None:
+    if kind.precision == "float32" and model.suffix == SUFFIX["onnx"] and graphs.integers(graphs.load(model)):
+        raise ModelError(f"computes with integers, but {kind.name} wants floating point")
 
 
 def _latest(trials: Sequence[Trial]) -> dict[str, Trial]:

@@ -36,11 +36,15 @@ def names(graph: onnx.GraphProto, types: tuple[str, ...]) -> list[str]:
     return [node.name for node in nodes if node.op_type in types]
 
 
+def integers(model: onnx.ModelProto) -> bool:
+    """Does it compute with integers, or from integer weights?"""
+    return any(node.op_type in ROUNDING for node in model.graph.node)
+
+
 def rounds(model: onnx.ModelProto) -> bool:
     """Does it compute with fewer than 32 bits anywhere?"""
-    return any(node.op_type in ROUNDING for node in model.graph.node) or any(
-        tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer
-    )
+    halves = (tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer)
+    return integers(model) or any(halves)
 
 
 def load(path: Path) -> onnx.ModelProto:

@@ -87,10 +87,12 @@ def _scaled(points: Mapping[str, Point]) -> dict[str, Point]:
 def preferred(found: Mapping[str, Figures], champion: Figures, goal: Goal, close: float = 0.03) -> list[str]:
     """Candidates in the order in which the gates are asked.
 
-    First those within all limits and, by validation rows, within the accuracy budget; of these the fastest first, and
-    where latencies are within ``close`` of each other, the smaller, then the more accurate. Others follow by accuracy.
+    Those within all limits and, by validation rows, within the accuracy budget; of these the fastest first, and where
+    latencies are within ``close`` of each other, the smaller, then the more accurate. Where there are none, the most
+    accurate within the limits: the gates shall say what is wrong with it.
     """
-    hopeful = [name for name, figures in found.items() if within(figures, goal) and _accurate(figures, champion, goal)]
+    able = [name for name in found if within(found[name], goal)]
+    hopeful = [name for name in able if _accurate(found[name], champion, goal)]
     order = list[str]()
     while hopeful:
         limit = min(found[name].latency_ratio for name in hopeful) * (1 + close)
@@ -100,8 +102,7 @@ def preferred(found: Mapping[str, Figures], champion: Figures, goal: Goal, close
         )
         hopeful.remove(best)
         order.append(best)
-    rest = [name for name in found if name not in order and within(found[name], goal)]
-    return order + sorted(rest, key=lambda name: -found[name].accuracy)
+    return order or sorted(able, key=lambda name: -found[name].accuracy)[:1]
 
 
 def _accurate(figures: Figures, champion: Figures, goal: Goal) -> bool:

@@ -4,6 +4,7 @@ Whole modules are pickles. Read only what this cloud wrote itself.
 """
 
 import io
+import pickle
 from pathlib import Path
 
 import torch
@@ -23,7 +24,10 @@ def write(network: nn.Module, path: Path) -> None:
 
 def read(path: Path, workload: Workload) -> nn.Module:
     """The network that ``write`` wrote, or the workload's own with the weights in this file. Raises ModelError."""
-    content = torch.load(path, weights_only=False)
+    try:
+        content = torch.load(path, weights_only=False)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ModelError(f"{path.name}: no network: {error}") from None
     return content if isinstance(content, nn.Module) else trained(path, workload)
 
 

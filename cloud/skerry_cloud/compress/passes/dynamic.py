@@ -30,8 +30,7 @@ class Dynamic:
         graphs.rewrite(source, target, self._quantise)
 
     def _quantise(self, model: onnx.ModelProto) -> onnx.ModelProto:
-        network = graphs.names(model.graph, MATRICES)
-        around = [node.name for node in model.graph.node if node.name not in network]
+        around = _around(model.graph)
         return graphs.through_file(
             lambda path: quantize_dynamic(
                 model, path, list(MATRICES), True, True, QuantType.QInt8, nodes_to_exclude=around
@@ -59,10 +58,9 @@ class Weights:
         graphs.rewrite(source, target, self._quantise)
 
     def _quantise(self, model: onnx.ModelProto) -> onnx.ModelProto:
-        network = graphs.names(model.graph, MATRICES)
+        around = _around(model.graph)
         products = ONNXModel(model)
         products.replace_gemm_with_matmul()
-        around = [node.name for node in model.graph.node if node.name not in network]
         logging.getLogger(MatMulNBitsQuantizer.__module__).setLevel(logging.ERROR)
         quantiser = MatMulNBitsQuantizer(
             products.model, self.bits, self.block, is_symmetric=True, accuracy_level=4, nodes_to_exclude=around
@@ -70,3 +68,9 @@ class Weights:
         quantiser.process()
         made: onnx.ModelProto = quantiser.model.model
         return made
+
+
+def _around(graph: onnx.GraphProto) -> list[str]:
+    """Names of the nodes that are not to be touched."""
+    network = graphs.names(graph, MATRICES)
+    return [node.name for node in graph.node if node.name not in network]
