@@ -1,6 +1,7 @@
 """The HTTPS API: what the CLI calls, what devices enrol at, and the repository that they fetch from.
 
     /v1/authority, /v1/enroll    for devices; /v1/enroll asks for a one-time token
+    /v1/renew                    for devices; asks for a proof that they have the key which was enrolled
     /repository/…                for devices; static files of the TUF repository
     /v1/…                        for operators; asks for the bearer token
 
@@ -22,13 +23,13 @@ from sqlalchemy import select
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from skerry_cloud import lineage
+from skerry_cloud import lineage, runs
 from skerry_cloud.fleet.director import Director, Order
-from skerry_cloud.fleet.enrolment import Enrolment
+from skerry_cloud.fleet.enrolment import Enrolment, Renewal
 from skerry_cloud.fleet.enrolment import Request as EnrolRequest
 from skerry_cloud.ingest.lake import Lake
 from skerry_cloud.ingest.samples import summary
@@ -36,12 +37,14 @@ from skerry_cloud.job import Progress, Report
 from skerry_cloud.learning import Learning
 from skerry_cloud.specs import Wanted
 from skerry_cloud.store import Alarm, Assignment, Bundle, Dataset, Device, Event, Release, Rollout, Run, Store, plain
-from skerry_shared import errors
+from skerry_shared import bundle, errors
 from skerry_shared.config import decode
 
 T = TypeVar("T")
 
-MAX_BODY = 1 << 20  # bytes
+SUFFIXES = tuple(Path(name).suffix for name in runs.FILES.values())  # of models that can be imported
+
+MAX_BODY = 1 << 20  # bytes, of JSON; a model may have as many as a bundle's member
 STATUS: dict[type[errors.SkerryError], int] = {
     errors.NotFoundError: 404,
     errors.UsageError: 400,
@@ -88,6 +91,21 @@ class TrainRequest:
 
 
 @dataclass(frozen=True)
+class AdoptRequest:
+    """The query of POST /v1/models, whose body is the model's file. Dataset 0 is the newest; ``file`` is its name."""
+
+    workload: str
+    file: str
+    dataset: int = 0
+    scores: str = ""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, which ``decode`` turns into a UsageError."""
+        if Path(self.file).name != self.file or Path(self.file).suffix not in SUFFIXES:
+            raise ValueError(f"file: {self.file!r} is not the name of a file that ends in {' or '.join(SUFFIXES)}")
+
+
+@dataclass(frozen=True)
 class PublishRequest:
     """POST /v1/releases."""
 
@@ -116,6 +134,7 @@ def create(services: Services) -> Starlette:
     routes = [
         Route("/v1/authority", api.authority),
         Route("/v1/enroll", api.enroll, methods=["POST"]),
+        Route("/v1/renew", api.renew, methods=["POST"]),
         Route("/v1/workloads", api.workloads),
         Route("/v1/datasets", api.rows(Dataset, Dataset.created)),
         Route("/v1/datasets", api.ingest, methods=["POST"]),
@@ -123,6 +142,8 @@ def create(services: Services) -> Starlette:
         Route("/v1/runs", api.train, methods=["POST"]),
         Route("/v1/runs/{run:int}", api.run),
         Route("/v1/runs/{run:int}/variants", api.compress, methods=["POST"]),
+        Route("/v1/runs/{run:int}/report", api.page),
+        Route("/v1/models", api.adopt, methods=["POST"]),
         Route("/v1/releases", api.rows(Release, Release.created)),
         Route("/v1/releases", api.publish, methods=["POST"]),
         Route("/v1/releases/{workload}/{number:int}", api.release),
@@ -158,6 +179,9 @@ class _Api:
         asked = await _body(EnrolRequest, request)
         return JSONResponse(await self._s.enrolment.enroll(asked, time.time()))
 
+    async def renew(self, request: Request) -> Response:
+        return JSONResponse(await self._s.enrolment.renew(await _body(Renewal, request), time.time()))
+
     def rows(self, table: Any, order: Any) -> Callable[[Request], Awaitable[Response]]:
         """A route that lists a table."""
 
@@ -183,10 +207,27 @@ class _Api:
             )
         )
 
+    async def adopt(self, request: Request) -> Response:
+        self._authorize(request)
+        query = dict(request.query_params)
+        number = {"dataset": int(query["dataset"])} if query.get("dataset", "").isdecimal() else {}
+        asked = decode(AdoptRequest, query | number, request.url.path)
+        file = self._s.learning.inbox() / asked.file
+        await _save(request, file)
+        return self._long(
+            lambda report: self._s.learning.adopt(asked.workload, asked.dataset, file, asked.scores, "operator", report)
+        )
+
     async def run(self, request: Request) -> Response:
         self._authorize(request)
         run = await self._s.store.get(Run, request.path_params["run"])
         return JSONResponse(plain(run) | {"report": self._s.learning.report(run.id)})
+
+    async def page(self, request: Request) -> Response:
+        """The report of a run's compression: one page of HTML."""
+        self._authorize(request)
+        run = await self._s.store.get(Run, request.path_params["run"])
+        return FileResponse(self._s.learning.page(run.id), media_type="text/html")
 
     async def compress(self, request: Request) -> Response:
         wanted, run = await self._asked(Wanted, request), request.path_params["run"]
@@ -202,7 +243,8 @@ class _Api:
         key = (request.path_params["workload"], request.path_params["number"])
         release = await self._s.store.get(Release, *key)
         bundles = await self._s.store.all(select(Bundle).where(Bundle.workload == key[0], Bundle.release == key[1]))
-        answer = plain(release) | {"bundles": [plain(bundle) for bundle in bundles]}
+        links = {"report": f"/v1/runs/{release.run}/report"}
+        answer = plain(release) | links | {"bundles": [plain(bundle) for bundle in bundles]}
         return JSONResponse(answer | {"lineage": await lineage.trace(self._s.store, *key)})
 
     async def announce(self, request: Request) -> Response:
@@ -309,6 +351,17 @@ async def _lines(queue: "asyncio.Queue[Progress | dict[str, Any]]") -> AsyncIter
     while isinstance(item := await queue.get(), Progress):
         yield json.dumps(asdict(item)) + "\n"
     yield json.dumps(item) + "\n"
+
+
+async def _save(request: Request, file: Path) -> None:
+    """The body as this file, no longer than a bundle may hold."""
+    length = 0
+    with file.open("wb") as content:
+        async for chunk in request.stream():
+            length += len(chunk)
+            if length > bundle.MAX_BYTES:
+                raise HTTPException(413, f"body: more than {bundle.MAX_BYTES} bytes")
+            await asyncio.to_thread(content.write, chunk)
 
 
 async def _body(cls: type[T], request: Request) -> T:

@@ -18,7 +18,7 @@ from skerry_cloud.api_client import CloudClient
 from skerry_cloud.compress import picture as pictures
 from skerry_cloud.compress.study import Search, Study, Trial
 from skerry_shared.config import decode
-from skerry_shared.errors import SkerryError, UsageError
+from skerry_shared.errors import GateError, SkerryError, UsageError
 
 if TYPE_CHECKING:
     from skerry_shared.testing import oip
@@ -38,6 +38,7 @@ app = typer.Typer(
 )
 data = typer.Typer(help="Dataset versions: ingest, validate, split, number.", no_args_is_help=True)
 run = typer.Typer(help="Training runs and what compression made of them.", no_args_is_help=True)
+model = typer.Typer(help="Models that were made elsewhere.", no_args_is_help=True)
 release = typer.Typer(help="Published releases and their lineage.", no_args_is_help=True)
 device = typer.Typer(help="Announce devices, see what they run, revoke them.", no_args_is_help=True)
 rollout = typer.Typer(help="Bring a release to devices: a canary first, then the rest.", no_args_is_help=True)
@@ -45,6 +46,7 @@ drift = typer.Typer(help="Alarms: which device's traffic changed, what in it, si
 
 OUT, BACK, LOOK = "Out: from data to devices", "Back: from devices to the next model", "Look"
 app.add_typer(data, name="data", rich_help_panel=OUT)
+app.add_typer(model, name="model", rich_help_panel=OUT)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 Reason = Annotated[str, typer.Option(help="Why; kept in the event.")]
@@ -102,6 +104,27 @@ def train(
     _result(done, as_json, f"run {done['id']}: accuracy {done['accuracy']:.2%} on held-out data")
 
 
+@model.command("import")
+def model_import(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE.onnx|FILE.tflite", exists=True, dir_okay=False)],
+    workload: Annotated[str, typer.Option(help="What it is a model of: labels, input, held-out data, owner.")],
+    dataset: Annotated[int, typer.Option(help="Dataset version to evaluate it on; 0 is the newest.")] = 0,
+    scores: Annotated[str, typer.Option(help="The output that holds one score a label, if there are several.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Bring a model that was trained elsewhere: it becomes a run, to be compressed, published and watched.
+
+    The workload needs no model() and no prepare(). What the file takes must be the workload's input; in an ONNX file
+    logits get a softmax, and the workload's monitors are added. It is evaluated on the dataset's held-out rows.
+
+    Example: skerry model import resnet.onnx --workload fashion
+    """
+    work = _cloud(context).send("/models", file, workload=workload, dataset=dataset, scores=scores)
+    done = _work(work, as_json)
+    _result(done, as_json, f"run {done['id']}: {file.name} imported, accuracy {done['accuracy']:.2%} on held-out data")
+
+
 @app.command(rich_help_panel=OUT)
 def compress(
     context: typer.Context,
@@ -113,6 +136,7 @@ def compress(
     minutes: Annotated[float, typer.Option(help="Time to search; 0 makes the plain variant, without a search.")] = 0,
     recipe: Annotated[list[str] | None, typer.Option(help="Try this in place of the usual; may be repeated.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Draw what was tried to this PNG file.")] = None,
+    report: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Save the report, good or bad.")] = None,
     as_json: Json = False,
 ) -> None:
     """Make and check one variant of a run for each device profile, the best that a search finds.
@@ -126,7 +150,15 @@ def compress(
     """
     wanted = {"profiles": profile, "max_drop": max_drop, "max_latency_ms": max_latency, "minutes": minutes,
               "max_bytes": None if max_size is None else int(max_size * 1024), "recipes": recipe or []}  # fmt: skip
-    done = _work(_cloud(context).work(f"/runs/{run}/variants", **wanted), as_json)
+    cloud = _cloud(context)
+    try:
+        done = _work(cloud.work(f"/runs/{run}/variants", **wanted), as_json)
+    except GateError:
+        if report:
+            _save_report(cloud, run, report)
+        raise
+    if report:
+        _save_report(cloud, run, report)
     study = decode(Study, done["study"], "study")
     if picture:
         pictures.png(study, picture)
@@ -161,6 +193,15 @@ def run_show(context: typer.Context, run: int, as_json: Json = False) -> None:
     _show(_cloud(context).get(f"/runs/{run}"), as_json)
 
 
+@run.command("report")
+def run_report(context: typer.Context, run: int, file: Annotated[Path, typer.Argument(metavar="FILE.html")]) -> None:
+    """Save what compression tried, measured and chose: one page of HTML that needs no network.
+
+    Example: skerry run report 1 report.html
+    """
+    _save_report(_cloud(context), run, file)
+
+
 @release.command("list")
 def release_list(context: typer.Context, as_json: Json = False) -> None:
     """All published releases."""
@@ -175,6 +216,9 @@ def release_show(
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="WORKLOAD/NUMBER")],
     lineage: Annotated[bool, typer.Option("--lineage", help="From the devices back to the data.")] = False,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="Save the report of its compression.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """A release, its bundles and, with --lineage, where it comes from.
@@ -183,6 +227,8 @@ def release_show(
     """
     workload, number = _release_name(name)
     found = _cloud(context).get(f"/releases/{workload}/{number}")
+    if report:
+        _save_report(_cloud(context), found["run"], report)
     if as_json or not lineage:
         return _show(found["lineage"] if lineage else found, as_json)
     for depth, step in enumerate(found["lineage"]):
@@ -423,6 +469,11 @@ def _work(lines: Iterator[dict[str, Any]], quiet: bool) -> dict[str, Any]:
             task = stages[line["stage"]]
             bars.update(task, total=line["total"] or None, completed=line["done"], note=line["note"])
     raise SkerryError("the cloud ended the work without a result")
+
+
+def _save_report(cloud: CloudClient, run: int, file: Path) -> None:
+    file.write_bytes(cloud.page(f"/runs/{run}/report"))
+    print(f"report of run {run}: {file}", file=sys.stderr)  # noqa: T201
 
 
 def _follow_rollout(cloud: CloudClient, number: int, quiet: bool) -> dict[str, Any]:

@@ -5,6 +5,8 @@ The operator (through the API) and the retraining policy take the same steps. On
 
 import asyncio
 import dataclasses
+import shutil
+import tempfile
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -19,7 +21,7 @@ from skerry_cloud.evaluate.compare import Verdict
 from skerry_cloud.job import Report
 from skerry_cloud.release.package import package
 from skerry_cloud.release.repository import Repository
-from skerry_cloud.specs import CompareSpec, CompressSpec, IngestSpec, TrainSpec, Wanted
+from skerry_cloud.specs import AdoptSpec, CompareSpec, CompressSpec, IngestSpec, TrainSpec, Wanted
 from skerry_cloud.store import Base, Bundle, Dataset, Device, Event, Release, Run, Store
 from skerry_shared import bundle, identity, plugins, profiles, wire
 from skerry_shared.errors import NotFoundError, SkerryError, StateError, UsageError
@@ -42,7 +44,7 @@ class Learning:
 
     async def recover(self) -> None:
         """Runs that the cloud's end interrupted: what was trained still is, what was not has failed."""
-        interrupted = select(Run).where(Run.state.in_(["queued", "training", "compressing"]))
+        interrupted = select(Run).where(Run.state.in_(["queued", "training", "importing", "compressing"]))
         for run in await self._store.all(interrupted):
             after = "trained" if run.state == "compressing" else "failed"
             await self._move(run, after, "the cloud stopped meanwhile", "cloud")
@@ -85,9 +87,28 @@ class Learning:
         )  # fmt: skip
         async with self._step(run, actor):
             await launch.run("skerry_cloud.train.job", spec, self.run_folder(run.id), report)
-        run.accuracy = runs.read(runs.Metrics, self.run_folder(run.id) / runs.METRICS).overall["accuracy"]
-        await self._move(run, "trained", f"accuracy {run.accuracy:.4f} on held-out data", actor)
-        return run
+        return await self._trained(run, actor)
+
+    async def adopt(self, workload: str, dataset: int, file: Path, scores: str, actor: str, report: Report) -> Run:
+        """A run of a model that was made elsewhere; ``file`` is moved into its folder. See ``train.adopt``."""
+        number = (await self._dataset(workload, dataset)).number
+        digest = await asyncio.to_thread(_digest, file)
+        run = Run(
+            workload=workload, dataset=number, parent=0, code=f"sha256:{digest}", state="queued", created=time.time()
+        )
+        await self._record(run)
+        folder = self.run_folder(run.id)
+        folder.mkdir(parents=True)
+        kept = folder / runs.IMPORTED / file.name
+        await asyncio.to_thread(shutil.move, file.parent, kept.parent)
+        await self._move(run, "importing", f"{file.name}, sha256 {digest}", actor)
+        spec = AdoptSpec(
+            workload=self._known(workload), folder=self._folder, datasets=self._data(workload), dataset=number,
+            run=folder, file=kept, scores=scores,
+        )  # fmt: skip
+        async with self._step(run, actor):
+            await launch.run("skerry_cloud.train.adopt", spec, folder, report)
+        return await self._trained(run, actor)
 
     async def compress(self, number: int, wanted: Wanted, actor: str, report: Report) -> dict[str, Any]:
         """One checked variant for every kind of device among the profiles. Raises GateError where none is good enough.
@@ -174,6 +195,19 @@ class Learning:
         async with self._publishing:
             await asyncio.to_thread(self._repository.renew, identity.utc(time.time()))
 
+    def page(self, number: int) -> Path:
+        """The report of a run's compression, HTML. Raises NotFoundError before there is one."""
+        page = self.run_folder(number) / study.FOLDER / study.PAGE
+        if not page.is_file():
+            raise NotFoundError(f"run: {number} has no report; `skerry compress` writes one")
+        return page
+
+    def inbox(self) -> Path:
+        """A fresh folder for a file that is on its way into a run."""
+        folder = self._folder / "inbox"
+        folder.mkdir(exist_ok=True)
+        return Path(tempfile.mkdtemp(dir=folder))
+
     def report(self, number: int) -> dict[str, Any]:
         """All figures of a run so far: metrics, and variants once there are any."""
         folder = self.run_folder(number)
@@ -188,6 +222,11 @@ class Learning:
     def run_folder(self, number: int) -> Path:
         """Where a run keeps its files."""
         return self._folder / "runs" / str(number)
+
+    async def _trained(self, run: Run, actor: str) -> Run:
+        run.accuracy = runs.read(runs.Metrics, self.run_folder(run.id) / runs.METRICS).overall["accuracy"]
+        await self._move(run, "trained", f"accuracy {run.accuracy:.4f} on held-out data", actor)
+        return run
 
     async def _package(self, run: Run, release: int) -> dict[str, bytes]:
         dataset = await self._store.get(Dataset, run.workload, run.dataset)
@@ -261,6 +300,10 @@ class Learning:
             for row in rows:
                 session.add(row)
                 await session.flush()
+
+
+def _digest(file: Path) -> str:
+    return bundle.digest(file.read_bytes())
 
 
 def _event(kind: str, name: str, before: str, after: str, reason: str, actor: str) -> Event:

@@ -1,7 +1,9 @@
 """The folder of a run: what training leaves for compression, and compression for release.
 
-    model.pt                       the trained weights
+    model.pt                       the trained weights; not of an imported model
     model.onnx                     raw input in; scores and monitors out; float32
+    model.tflite                   in its place where such a file was imported
+    imported/                      the file as it came, under its own name
     workload.json                  ``Declared``, so that a release needs none of the workload's code
     metrics.json                   ``Metrics``
     study/                         what compression tried: see ``compress.study``
@@ -27,7 +29,7 @@ from skerry_shared.files import write_durably
 from skerry_shared.release import Channel, Kind, TensorSpec
 
 FILES = {"onnxruntime": "model.onnx", "litert": "model.tflite"}  # by runtime
-WEIGHTS, MODEL = "model.pt", "model.onnx"
+WEIGHTS, MODEL, IMPORTED = "model.pt", "model.onnx", "imported"
 DECLARED, METRICS, REPORT, VERDICT = "workload.json", "metrics.json", "report.json", "verdict.json"
 
 T = TypeVar("T")
@@ -114,6 +116,14 @@ class Variant:
     def report(self) -> VariantReport:
         """What was measured. Raises NotFoundError if this variant was not made."""
         return read(VariantReport, self.folder / REPORT)
+
+
+def model(run: Path) -> Path:
+    """The run's own model, whichever form it has. Raises NotFoundError if there is none yet."""
+    for name in FILES.values():
+        if (run / name).is_file():
+            return run / name
+    raise NotFoundError(f"run: no model in {run}")
 
 
 def variant(run: Path, kind: Kind) -> Variant:

@@ -43,6 +43,22 @@ class TrainSpec:
 
 
 @dataclass(frozen=True)
+class AdoptSpec:
+    """What to import: ``file`` (.onnx or .tflite) as a model of a workload. The rest is as for training.
+
+    ``scores`` names the output that holds them, where there are several.
+    """
+
+    workload: str
+    folder: Path
+    datasets: Path
+    dataset: int
+    run: Path
+    file: Path
+    scores: str = ""
+
+
+@dataclass(frozen=True)
 class Wanted:
     """What compression is asked for, for each of these device profiles.
 

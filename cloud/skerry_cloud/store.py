@@ -50,7 +50,7 @@ class Device(Base, kw_only=True):
     name: Mapped[str] = mapped_column(primary_key=True)
     profile: Mapped[str]
     state: Mapped[str]  # announced, enrolled, revoked
-    certificate: Mapped[str] = mapped_column(default="")  # SHA-256 of the newest one
+    key: Mapped[str] = mapped_column(default="")  # SHA-256 of its public key, hex
     link: Mapped[str] = mapped_column(default="")  # name of the carrier while online
     seen: Mapped[float] = mapped_column(default=0.0)
     counter: Mapped[int] = mapped_column(default=0)  # of the newest assignment
@@ -89,8 +89,8 @@ class Run(Base, kw_only=True):
     workload: Mapped[str]
     dataset: Mapped[int]
     parent: Mapped[int]  # the release whose weights it started from; 0 = from scratch
-    code: Mapped[str]
-    state: Mapped[str]  # training, trained, compressing, compressed, failed
+    code: Mapped[str]  # revision that trained it; of an imported model its digest, "sha256:…"
+    state: Mapped[str]  # queued, training or importing, trained, compressing, compressed, failed
     created: Mapped[float]
     accuracy: Mapped[float] = mapped_column(default=0.0)
     reason: Mapped[str] = mapped_column(default="")

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from skerry_cloud.adapters.litert_model import LiteRtModel
 from skerry_cloud.adapters.onnx_model import Answers, OnnxModel
 from skerry_shared.errors import ModelError
 
@@ -21,11 +22,14 @@ class Model(Protocol):
         """Answers to all inputs (n × raw shape), ``batch`` at a time."""
 
 
-READERS: Mapping[str, Callable[[Path], Model]] = {".onnx": OnnxModel}
+READERS: Mapping[str, Callable[..., Model]] = {".onnx": OnnxModel, ".tflite": LiteRtModel}
 
 
-def load(path: Path) -> Model:
-    """The model in this file. Raises ModelError if it cannot be loaded."""
+def load(path: Path, *, optimised: bool = True) -> Model:
+    """The model in this file; without ``optimised`` computed by plain kernels.
+
+    Raises ModelError if it cannot be loaded.
+    """
     if path.suffix not in READERS:
         raise ModelError(f"{path.name}: not a model that can be judged here; known: {', '.join(READERS)}")
-    return READERS[path.suffix](path)
+    return READERS[path.suffix](path, optimised=optimised)

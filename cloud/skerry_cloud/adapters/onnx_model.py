@@ -57,3 +57,13 @@ class OnnxModel:
         except ERRORS as error:
             raise ModelError(f"model does not answer: {error}") from None
         return scores, monitors
+
+
+def raw(model: bytes, inputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    """All outputs, by name, of any model of one input. Raises ModelError."""
+    try:
+        session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+        names = [output.name for output in session.get_outputs()]
+        return dict(zip(names, session.run(names, {session.get_inputs()[0].name: inputs}), strict=True))
+    except ERRORS as error:
+        raise ModelError(f"model does not answer: {error}") from None

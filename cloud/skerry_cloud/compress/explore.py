@@ -14,7 +14,7 @@ from pathlib import Path
 
 from skerry_cloud import passes, runs
 from skerry_cloud.adapters import models
-from skerry_cloud.compress import gates, graphs
+from skerry_cloud.compress import gates, golden, graphs
 from skerry_cloud.compress.make import Kitchen
 from skerry_cloud.compress.measure import Exam
 from skerry_cloud.compress.search import ETA, front, point, preferred, shares, survivors
@@ -121,7 +121,9 @@ class Explorer:
         """The best ones, timed once more and all in turns, because what differs by little was measured apart."""
         best = self._preferred(pool)[: 2 * FINALISTS]
         files = [self._kitchen.make(passes.parse(_figures(pool[name]).timed))[0] for name in best]
-        times = in_turns([models.load(path) for path in (*files, self._exam.champion)], self._exam.golden)
+        times = in_turns(
+            [models.load(path) for path in (*files, self._exam.champion)], self._exam.pool.inputs[: golden.COUNT]
+        )
         return {name: _timed(pool[name], ours, times[-1]) for name, ours in zip(best, times, strict=False)}
 
     def _judge(self, pool: Mapping[str, Trial]) -> dict[str, Trial]:

@@ -1,4 +1,4 @@
-"""Compression as a process: ``python -m skerry_cloud.compress.job SPEC.json``. Adds variants to a run, see ``runs``.
+"""Compression as a job. Adds variants to a run, see ``runs``.
 
 One variant for each distinct kind of device among the profiles, chosen by a study (see ``study``). A variant has a
 report only if it passed its gates.
@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from skerry_cloud import datasets, job, passes, runs, workloads
+from skerry_cloud import datasets, passes, runs, workloads
 from skerry_cloud.adapters.onnx_model import OnnxModel
 from skerry_cloud.compress import study
 from skerry_cloud.compress.explore import Explorer
 from skerry_cloud.compress.make import Kitchen
 from skerry_cloud.compress.measure import Exam, calibration_rows, exam
-from skerry_cloud.compress.menu import menu, plain
+from skerry_cloud.compress.menu import imported, menu, plain
+from skerry_cloud.compress.report import render
 from skerry_cloud.compress.study import Goal, Search, Study
 from skerry_cloud.compress.timing import machine
 from skerry_cloud.datasets import TRAIN, DatasetVersion, Rows
@@ -28,6 +29,7 @@ from skerry_cloud.specs import CompressSpec, Wanted
 from skerry_cloud.workloads import Examples, Workload
 from skerry_shared import profiles
 from skerry_shared.errors import ConfigError, GateError
+from skerry_shared.files import write_durably
 from skerry_shared.release import Kind
 
 CALIBRATION = 512  # inputs: the ranges of activations no longer change beyond some hundreds
@@ -37,17 +39,19 @@ def work(spec: CompressSpec, report: Report) -> None:
     """Search for each kind of device, keep the record, release what passed. Raises GateError where nothing did."""
     workload = workloads.load(spec.workload, spec.folder)
     kinds = kinds_of(spec.wanted.profiles)
-    recipes = {kind: _recipes(kind, spec.wanted, workload) for kind in kinds}
+    champion = runs.model(spec.run)
+    recipes = {kind: _recipes(kind, spec.wanted, workload, champion) for kind in kinds}
     report(Progress("data", 0, 1))
     version = datasets.open_version(spec.datasets, spec.dataset)
     rows = version.read()
-    tested, goal = exam(workload, rows, spec.run / runs.MODEL), _goal(spec.wanted, workload)
+    tested, goal = exam(workload, rows, champion), _goal(spec.wanted, workload)
     report(Progress("data", 1, 1, f"float32 accuracy {tested.figures.accuracy:.4f} on validation rows"))
     kitchen = Kitchen(spec.run, spec.run / study.FOLDER, _material(spec, workload, version, rows, report))
     explorer = Explorer(kitchen, tested, goal, report)
     searches = [explorer.search(kind, names, recipes[kind]) for kind, names in kinds.items()]
     record = Study(workload.name, spec.dataset, time.time(), machine(), goal, tested.figures, tuple(searches))
     runs.write(spec.run / study.FOLDER / study.STUDY, record)
+    write_durably(spec.run / study.FOLDER / study.PAGE, render(record).encode())
     for search in searches:
         _release(spec, search, kitchen, tested)
 
@@ -67,9 +71,11 @@ def _goal(wanted: Wanted, workload: Workload) -> Goal:
     return Goal(max_drop, workload.max_slice_drop, wanted.max_bytes, wanted.max_latency_ms, wanted.minutes)
 
 
-def _recipes(kind: Kind, wanted: Wanted, workload: Workload) -> list[Recipe]:
+def _recipes(kind: Kind, wanted: Wanted, workload: Workload, champion: Path) -> list[Recipe]:
     if wanted.recipes:
         return list(dict.fromkeys(passes.retarget(passes.parse(text), kind.arch) for text in wanted.recipes))
+    if champion.suffix == ".tflite":
+        return [imported(kind)]
     return menu(kind, workload) if wanted.minutes else [plain(kind)]
 
 
@@ -108,7 +114,3 @@ def _release(spec: CompressSpec, search: Search, kitchen: Kitchen, tested: Exam)
     variant.folder.mkdir(parents=True)
     shutil.copyfile(kitchen.make(passes.parse(trial.recipe))[0], variant.model)
     runs.write(variant.folder / runs.REPORT, tested.report(variant, trial.recipe, trial.figures))
-
-
-if __name__ == "__main__":
-    job.leave(job.main(CompressSpec, work))

@@ -30,7 +30,11 @@ class Kitchen:
     """Makes models of one run: ``material`` is what its passes get, ``folder`` the study's."""
 
     def __init__(self, run: Path, folder: Path, material: Material) -> None:
-        self._sources: dict[Form, Path] = {"network": run / runs.WEIGHTS, "onnx": run / runs.MODEL}
+        self._sources: dict[Form, Path] = {
+            "network": run / runs.WEIGHTS,
+            "onnx": run / runs.MODEL,
+            "tflite": run / runs.FILES["litert"],
+        }
         self._folder, self.material = folder, material
 
     def can(self, recipe: Recipe) -> bool:

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from skerry_cloud.adapters import models
 from skerry_cloud.adapters.models import Model
-from skerry_cloud.adapters.onnx_model import Answers, OnnxModel
-from skerry_cloud.compress import graphs
+from skerry_cloud.adapters.onnx_model import Answers
+from skerry_cloud.compress import golden
 from skerry_cloud.compress.gates import Evidence
 from skerry_cloud.compress.study import Figures
 from skerry_cloud.compress.timing import in_turns
@@ -28,29 +28,8 @@ from skerry_shared import sketch
 from skerry_shared.golden import difference
 from skerry_shared.release import Channel
 
-
-@dataclass(frozen=True)
-class Tolerance:
-    """How far golden answers may differ between kernels, and why so far."""
-
-    value: float
-    reason: str
-
-
-GOLDEN = 32
 BASELINE_MIN, BASELINE_MAX = 200, 4000  # rows: enough for 16 bins, and no more than a few seconds of answering
 REFERENCE_MIN = 30  # rows: with fewer, 16 bins say next to nothing
-
-EXACT = Tolerance(1e-3, "kernels add in different order: some 1e-6 a score, and a wrong kernel is far above 1e-3")
-ROUNDED = Tolerance(0.05, "a kernel may round a value one step differently, which moves a score by a few hundredths")
-
-
-def golden_rows(labels: NDArray[np.int64], count: int = GOLDEN) -> NDArray[np.int64]:
-    """Places of ``count`` examples (fewer if there are not as many), each label in turn."""
-    rank = np.empty(len(labels), np.int64)
-    for label in np.unique(labels):
-        rank[labels == label] = np.arange((labels == label).sum())
-    return np.lexsort((labels, rank))[:count]
 
 
 def calibration_rows(recent: NDArray[np.bool_], count: int) -> NDArray[np.int64]:
@@ -93,7 +72,7 @@ class Exam:
     test: Examples
     baseline: NDArray[Any]
     references: dict[str, NDArray[Any]]
-    golden: NDArray[Any]
+    pool: Examples  # that golden inputs are chosen from
 
     @cached_property
     def figures(self) -> Figures:
@@ -108,7 +87,7 @@ class Exam:
         """What chooses. ``timed`` is run for the latency, in turns with the champion; ``recipe`` made it."""
         loaded = models.load(model)
         runner = loaded if timed == model else models.load(timed)
-        ours, theirs = in_turns([runner, models.load(self.champion)], self.golden)
+        ours, theirs = in_turns([runner, models.load(self.champion)], self.pool.inputs[: golden.COUNT])
         return Figures(
             accuracy=self._accuracy(loaded.run(self.validation.inputs).scores, self.validation),
             model_bytes=model.stat().st_size,
@@ -120,34 +99,36 @@ class Exam:
     def evidence(self, model: Path) -> Evidence:
         """What judges."""
         labels, found = self.test.labels, self._answer(model)
+        chosen = golden.choose(model, self.pool)
         return Evidence(
-            same=difference("scores", found.clean, self._float.clean) <= EXACT.value,
+            same=difference("scores", found.clean, self._float.clean) <= golden.FLOOR,
             clean=answered(labels, self._float.clean, found.clean),
             slices=self.workload.slices(self.test),
             corrupted={
                 name: answered(labels, self._float.corrupted[name], found.corrupted[name]) for name in found.corrupted
             },
-            apart=_apart(model, self.golden),
-            tolerance=tolerance(model).value,
+            apart=chosen.moved,
+            tolerance=golden.LIMIT,
         )
 
     def report(self, variant: Variant, recipe: str, figures: Figures) -> VariantReport:
         """Write the golden files of a variant whose model is there, and say what a release needs to know of it."""
         model = models.load(variant.model)
-        golden, allowed = model.run(self.golden), tolerance(variant.model)
+        chosen = golden.choose(variant.model, self.pool)
+        inputs, answers = self.pool.inputs[chosen.rows], chosen.answers
         accuracy = self._accuracy(model.run(self.test.inputs).scores, self.test)
         baseline, references = _channels(self, model)
-        _write_golden(variant, self.workload.input.name, self.golden, golden)
+        _write_golden(variant, self.workload.input.name, inputs, answers)
         return VariantReport(
             kind=variant.kind,
             recipe=recipe,
             model_bytes=figures.model_bytes,
             accuracy=accuracy,
             drop=(self._accuracy(self._float.clean, self.test) - accuracy) * 100,
-            parity=float(np.abs(golden.scores - models.load(self.champion).run(self.golden).scores).max()),
+            parity=float(np.abs(answers.scores - models.load(self.champion).run(inputs).scores).max()),
             latency_ms=figures.latency_ms,
-            tolerance=allowed.value,
-            tolerance_reason=allowed.reason,
+            tolerance=chosen.tolerance,
+            tolerance_reason=chosen.reason,
             baseline=baseline,
             references=references,
         )
@@ -181,21 +162,8 @@ def exam(workload: Workload, rows: Rows, champion: Path) -> Exam:
         test=test,
         baseline=inputs[baseline_rows(rows.split, rows.source)],
         references={source: inputs[places] for source, places in reference_rows(rows.split, rows.source).items()},
-        golden=test.inputs[golden_rows(test.labels)],
+        pool=test.take(golden.in_turn(test.labels, golden.POOL)),
     )
-
-
-def tolerance(model: Path) -> Tolerance:
-    """What this file may differ by: more where it rounds on purpose."""
-    return ROUNDED if model.suffix != ".onnx" or graphs.rounds(graphs.load(model)) else EXACT
-
-
-def _apart(model: Path, inputs: NDArray[Any]) -> float:
-    """Largest difference of a golden answer between optimised and plain kernels; infinite where one is no number."""
-    if model.suffix != ".onnx":
-        return 0.0
-    plain, quick = (OnnxModel(model, optimised=optimised).run(inputs) for optimised in (False, True))
-    return max(difference("scores", quick.scores, plain.scores), difference("monitors", quick.monitors, plain.monitors))
 
 
 def _channels(exam: Exam, model: Model) -> tuple[tuple[Channel, ...], dict[str, tuple[Channel, ...]]]:
@@ -216,6 +184,8 @@ def _write_golden(variant: Variant, name: str, inputs: NDArray[Any], answers: An
         folder = variant.golden(side)
         folder.mkdir(parents=True, exist_ok=True)
         for tensor, array in arrays.items():
+            if array.shape[1:] == (0,):
+                continue  # a workload that monitors nothing
             np.save(folder / f"{tensor}.npy", array, allow_pickle=False)
 
 

@@ -3,6 +3,7 @@
 from skerry_cloud import passes
 from skerry_cloud.passes import Recipe
 from skerry_cloud.workloads import Workload
+from skerry_shared.errors import ConfigError
 from skerry_shared.release import Kind
 
 WIDTHS = (0.7, 0.5, 0.35, 0.25)
@@ -11,7 +12,18 @@ PATIENCE = 3  # a student learns for so many times the workload's epochs; Beyer 
 
 def plain(kind: Kind) -> Recipe:
     """What needs no search: the champion in the kind's precision."""
+    if kind.runtime == "litert":
+        return passes.parse(_tflite(kind))
     return passes.parse(f"int8(arch='{kind.arch}') + slim" if kind.precision == "int8" else "slim")
+
+
+def imported(kind: Kind) -> Recipe:
+    """For an imported .tflite file: it is what it is. Raises ConfigError where a device cannot run it."""
+    if kind.runtime != "litert":
+        raise ConfigError(
+            f"profiles: {kind.name}: an imported .tflite file runs on litert; name a profile of that runtime"
+        )
+    return passes.parse("keep")
 
 
 def menu(kind: Kind, workload: Workload) -> list[Recipe]:
@@ -21,6 +33,8 @@ def menu(kind: Kind, workload: Workload) -> list[Recipe]:
 
 
 def _finished(kind: Kind) -> list[str]:
+    if kind.runtime == "litert":
+        return []
     if kind.precision != "int8":
         return ["half + slim"]
     variants = ("calibration='minmax'", "calibration='entropy'", "spare=2")
@@ -29,9 +43,16 @@ def _finished(kind: Kind) -> list[str]:
 
 def _trained(workload: Workload) -> list[str]:
     epochs = workload.epochs * PATIENCE
-    students = [f"distil(width={width}, epochs={epochs}) + onnx" for width in WIDTHS]
-    return [*students, *(f"prune(keep={keep}) + tune(epochs={epochs}) + onnx" for keep in WIDTHS)]
+    students = [f"distil(width={width}, epochs={epochs})" for width in WIDTHS]
+    return [*students, *(f"prune(keep={keep}) + tune(epochs={epochs})" for keep in WIDTHS)]
 
 
 def _ends(kind: Kind) -> list[str]:
-    return ["slim", f"int8(arch='{kind.arch}') + slim"] if kind.precision == "int8" else ["slim"]
+    if kind.runtime == "litert":
+        return [_tflite(kind)]
+    ends = ["slim", f"int8(arch='{kind.arch}') + slim"] if kind.precision == "int8" else ["slim"]
+    return [f"onnx + {end}" for end in ends]
+
+
+def _tflite(kind: Kind) -> str:
+    return "tflite(integer=True)" if kind.precision == "int8" else "tflite"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from skerry_cloud.passes import Blame
 from skerry_shared.release import Kind
 
-STUDY, FOLDER = "study.json", "study"
+STUDY, PAGE, FOLDER = "study.json", "study.html", "study"
 
 
 @dataclass(frozen=True)

@@ -44,10 +44,8 @@ def package(run: Path, target: Target, workload: str, release: int, lineage: Lin
 
 def outputs(declared: Declared) -> tuple[TensorSpec, ...]:
     """What every model of such a workload answers."""
-    return (
-        TensorSpec("scores", "float32", (ANY, len(declared.labels))),
-        TensorSpec("monitors", "float32", (ANY, len(declared.monitors))),
-    )
+    widths = {"scores": len(declared.labels), "monitors": len(declared.monitors)}
+    return tuple(TensorSpec(name, "float32", (ANY, width)) for name, width in widths.items() if width)
 
 
 def _arrays(folder: Path) -> Tensors:

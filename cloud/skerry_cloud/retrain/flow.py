@@ -155,7 +155,9 @@ class Retrainer:
 
     async def _busy(self, workload: str) -> str:
         run = await self._store.first(
-            select(Run).where(Run.workload == workload, Run.state.in_(["queued", "training", "compressing"]))
+            select(Run).where(
+                Run.workload == workload, Run.state.in_(["queued", "training", "importing", "compressing"])
+            )
         )
         rollout = await self._store.first(
             select(Rollout).where(Rollout.workload == workload, Rollout.state == "running")

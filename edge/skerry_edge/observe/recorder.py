@@ -57,7 +57,8 @@ class Recorder:
         """Take in a batch of answers; all arrays are examples first."""
         now = self._clock()
         with self._lock:
-            self._pending.append((outputs["scores"], outputs["monitors"]))
+            scores = outputs["scores"]
+            self._pending.append((scores, outputs.get("monitors", scores[:, :0])))  # a workload may monitor nothing
             self._waiting += len(ids)
             if self._waiting >= FOLD:
                 self._fold()
