@@ -56,22 +56,25 @@ AIMS = {"size_ratio_03": 1 / 14, "latency_ratio_03": 1 / 4, "tiny_kb": 24, "int8
 
 @dataclass(frozen=True)
 class Plan:
-    """Epochs, of the champions and of the students by their width."""
+    """For how many epochs a champion learns, and how its students are made."""
 
     champion: int
-    students: Mapping[float, int]
+    students: tuple[str, ...]
 
     @property
     def recipes(self) -> tuple[str, ...]:
         """Each in float and in INT8, the champion itself first."""
-        students = [f"distil(width={width}, epochs={epochs}) + onnx" for width, epochs in self.students.items()]
-        starts = ["", *(f"{student} + " for student in students)]
+        starts = ["", *(f"{student} + onnx + " for student in self.students)]
         return tuple(f"{start}{end}" for start in starts for end in ("slim", INT8))
+
+    def quick(self) -> "Plan":
+        """The same with an epoch of each."""
+        return Plan(1, tuple(passes.spell(passes.cut(passes.parse(student), 0.01)) for student in self.students))
 
 
 PLANS = {
-    "Residual": Plan(4, {0.5: 5, 0.15: 10}),
-    "Depthwise": Plan(4, {0.5: 4}),
+    "Residual": Plan(4, ("prune(keep=0.5) + tune(epochs=8)", "distil(width=0.15, epochs=10)")),
+    "Depthwise": Plan(4, ("distil(width=0.5, epochs=4)",)),
 }
 
 
@@ -112,7 +115,7 @@ def main() -> None:
 
 def _seed(folder: Path, net: str, seed: int, options: argparse.Namespace) -> Seed:
     """Train, compress and train on, each unless it was done before; then measure."""
-    plan = Plan(1, dict.fromkeys(PLANS[net].students, 1)) if options.quick else PLANS[net]
+    plan = PLANS[net].quick() if options.quick else PLANS[net]
     net = f"Quick{net}" if options.quick else net
     workload: Fashion = getattr(nets, net)()
     data, run = folder / net / "data", folder / net / str(seed)
@@ -135,8 +138,7 @@ def _seed(folder: Path, net: str, seed: int, options: argparse.Namespace) -> See
 
 def _as_long(run: Path) -> int:
     """Epochs in which the champion trains on for as many seconds as the slowest student took."""
-    made = [step for trial in _study(run).searches[0].trials for step in trial.lineage]
-    slowest = max(step.seconds for step in made if step.step.startswith("distil"))
+    slowest = max(sum(step.seconds for step in trial.lineage) for trial in _study(run).searches[0].trials)
     training = runs.read(runs.Metrics, run / runs.METRICS).training
     return math.ceil(slowest / (training.seconds / training.epochs))
 
