@@ -3,6 +3,7 @@
 NNCF and Olive get an environment of their own below build/bench; where that cannot be, they are skipped with a notice.
 """
 
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -75,7 +76,7 @@ class Peer:
 PEERS = {
     "onnxruntime quantize_static": Peer((), ORT),
     "NNCF quantize": Peer(("nncf", "onnx", "onnxruntime"), NNCF),
-    "Olive OnnxStaticQuantization": Peer(("olive-ai", "onnxruntime", "torch==2.13.0"), OLIVE),
+    "Olive OnnxStaticQuantization": Peer(("olive-ai", "onnxruntime", "requests", "torch==2.13.0"), OLIVE),
 }
 
 
@@ -100,7 +101,10 @@ def _quantise(peer: Peer, python: Path, source: Path, target: Path) -> None:
     program = target.with_name(f"run_{target.stem}.py")  # not the name of what it imports
     program.write_text(FEED + peer.program)
     command = [str(each) for each in (python, program, source, target, target.with_name("inputs.npy"))]
-    subprocess.run(command, check=True, capture_output=True, text=True, timeout=RUN_S, cwd=target.parent)
+    environment = {**os.environ, "CI": "true"}  # Olive sends no telemetry then
+    subprocess.run(
+        command, check=True, capture_output=True, text=True, timeout=RUN_S, cwd=target.parent, env=environment
+    )
 
 
 def _python(name: str, peer: Peer) -> Path:
