@@ -1,4 +1,4 @@
-"""What a Jetson gets, checked by contract: QDQ by TensorRT's rules, and its table. None was at hand to build an engine."""
+"""What a Jetson gets, checked by contract: QDQ by TensorRT's rules, and its table. No Jetson was at hand."""
 
 import re
 from pathlib import Path
