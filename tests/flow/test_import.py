@@ -48,6 +48,7 @@ def write(folder: Path, *changes: tuple[str, str]) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)  # a cloud that starts, five jobs
 def test_from_a_file_to_a_release(stage: Stage, tmp_path: Path) -> None:
     def skerry(*command: str | Path, code: int = 0) -> str:
