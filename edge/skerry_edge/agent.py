@@ -6,7 +6,6 @@ uplink ── assignments ──▶ update ── the proven model ──▶ eng
 """
 
 import asyncio
-import ctypes
 import logging
 import os
 import signal
@@ -18,6 +17,7 @@ from typing import Any
 
 import grpc
 
+from skerry_edge import memory
 from skerry_edge.config import AgentConfig, Folders, load
 from skerry_edge.infer.choose import Choice
 from skerry_edge.infer.engine import Active, Engine
@@ -58,7 +58,6 @@ from skerry_shared.signing import load_public
 
 log = logging.getLogger(__name__)
 
-M_ARENA_MAX = -8  # of malloc.h
 TICK_S = 1.0  # how late a window or a sample may be
 GRACE_S = 2.0  # that requests in flight get at the end
 CONCURRENT = os.cpu_count() or 1  # runs of one model at a time; each has the configured number of threads
@@ -251,7 +250,7 @@ async def run(folder: Path) -> None:
     """Run the agent of ``folder``. Raises ConfigError, or StateError if one runs already."""
     folders = Folders(folder)
     config = load(folders)
-    _share_heaps()
+    memory.share_heaps()
     folders.run.mkdir(mode=0o700, exist_ok=True)
     with locked(folders.lock, "an agent"):
         for port in (folders.port, folders.http_port):  # of an agent that was killed
@@ -279,12 +278,6 @@ def _limits(model: Model) -> Limits:
     """What was measured of the model says whether runs are worth sharing."""
     choice = model.choice if isinstance(model, Chosen) else Choice("cpu", 1, "not measured")
     return Limits(threads=CONCURRENT, waiting=WAITING, batch=choice.batch)
-
-
-def _share_heaps() -> None:
-    """Let threads share two heaps: glibc would give each its own, which costs several MB and gains nothing."""
-    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):  # musl has none, and needs none
-        mallopt(M_ARENA_MAX, 2)
 
 
 def _device(config: AgentConfig) -> Device:
