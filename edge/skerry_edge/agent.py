@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 import signal
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -58,6 +59,7 @@ from skerry_shared.signing import load_public
 
 log = logging.getLogger(__name__)
 
+SWITCH_S = 0.0005  # after which a thread that computes lets a request go on; Python's own 5 ms are many answers long
 TICK_S = 1.0  # how late a window or a sample may be
 GRACE_S = 2.0  # that requests in flight get at the end
 CONCURRENT = os.cpu_count() or 1  # runs of one model at a time; each has the configured number of threads
@@ -251,6 +253,7 @@ async def run(folder: Path) -> None:
     folders = Folders(folder)
     config = load(folders)
     memory.share_heaps()
+    sys.setswitchinterval(SWITCH_S)
     folders.run.mkdir(mode=0o700, exist_ok=True)
     with locked(folders.lock, "an agent"):
         for port in (folders.port, folders.http_port):  # of an agent that was killed

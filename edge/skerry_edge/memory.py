@@ -1,4 +1,4 @@
-"""Keeps the agent small: heaps that threads share, and memory that only start-up or a model's loading needed given back.
+"""Keeps the agent small: threads share heaps, and what only start-up or a model's loading needed is given back.
 
 glibc keeps what was freed, and the kernel keeps pages of libraries mapped that ran once, for they still are in its page
 cache. Code is mapped again by a page fault (a microsecond for 64 KB of it) when it is next run, so what is given back
