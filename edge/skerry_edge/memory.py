@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 M_ARENA_MAX = -8  # of malloc.h
-HEAPS = 2
+HEAPS = 1
 
 _libc = ctypes.CDLL(None, use_errno=True)
 

@@ -39,6 +39,7 @@ from serving.load import (
     Call,
     Paced,
     Rounds,
+    Times,
     alternating,
     at_rate,
     favoured,
@@ -83,10 +84,10 @@ class Results:
         self.figures[key] = None if value is None else round(value, 3)
         print(f"{'  → ' + key:<44} {'unknown' if value is None else f'{value:.3f}':>9}   {note}", flush=True)
 
-    def spread(self, key: str, values: Sequence[float], note: str = "") -> None:
+    def spread(self, key: str, values: Sequence[float] | Times, note: str = "") -> None:
         """The median of the rounds."""
-        low, high = np.percentile(values, [25, 75])
-        self.figure(key, median(values), f"[{low:.3f} {high:.3f}] of {len(values)}  {note}")
+        low, middle, high = np.percentile(values, [25, 50, 75])
+        self.figure(key, float(middle), f"[{low:.3f} {high:.3f}] of {len(values)}  {note}")
 
 
 def main() -> None:

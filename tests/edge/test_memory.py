@@ -1,13 +1,10 @@
 import subprocess
 import sys
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from skerry_edge.memory import clean_code
-
-pytestmark = pytest.mark.arm64
 
 USED = """
 import numpy as np

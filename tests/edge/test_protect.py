@@ -188,7 +188,8 @@ class Updates:
         self.asked.append("settle")
 
 
-def test_upkeep_does_what_is_due_and_nothing_twice() -> None:
+def test_upkeep_does_what_is_due_and_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "give_back", lambda: None)
     now, updates, strains = [0.0], Updates(), list[tuple[Strain, str]]()
     settings = Protect(golden_s=100, stable_s=10, memory_mb=1, patience=1)
     upkeep = Upkeep(settings, Thermal(), updates, lambda *change: strains.append(change), lambda: now[0])

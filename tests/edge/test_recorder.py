@@ -75,7 +75,7 @@ def test_an_application_may_change_its_answers_without_changing_what_was_seen() 
     assert any(np.frombuffer(raw, np.uint8).any() for raw in sunk.rows("samples")["input"])
 
 
-@given(sizes=st.lists(st.integers(1, 300), min_size=1, max_size=12), window=st.integers(1, 5))
+@given(sizes=st.lists(st.integers(1, 1500), min_size=1, max_size=12), window=st.integers(1, 5))
 def test_windows_add_up_to_counting_everything_at_once(sizes: list[int], window: int) -> None:
     sunk, now = Sunk(), [0.0]
     recorder = Recorder(MANIFEST, sunk, window, 0.0, lambda: now[0])

@@ -48,8 +48,8 @@ class Recorder:
         self._edges = [np.asarray(channel.edges, dtype=np.float64) for channel in manifest.baseline]
         self._lock, self._closed = threading.Lock(), False
         self._opened = self._sampled = clock()
-        self._pending: list[tuple[NDArray[Any], NDArray[Any]]] = []
-        self._waiting = 0  # examples in _pending
+        self._seen: list[NDArray[Any]] = []  # scores and monitors of the last answers, for FOLD examples
+        self._waiting = 0  # examples of them that are not counted yet
         self._counts = self._zero()
         self._samples: list[Sample] = []
         self._sample_bytes = 0  # of their inputs
@@ -59,10 +59,7 @@ class Recorder:
         """Take in a batch of answers; all arrays are examples first."""
         now = self._clock()
         with self._lock:
-            self._pending.append((outputs["scores"].copy(), outputs["monitors"].copy()))
-            self._waiting += len(ids)
-            if self._waiting >= FOLD:
-                self._fold()
+            self._note(outputs["scores"], outputs["monitors"])
             self._sample(now, ids, inputs, outputs["scores"])
             ready = self._due(now) if self._closed or len(self._full) >= FULL else []
         self._emit(ready)
@@ -110,14 +107,28 @@ class Recorder:
                 _append(rows, values)
         return rows
 
-    def _fold(self) -> None:
-        if not self._pending:
+    def _note(self, *answer: NDArray[Any]) -> None:
+        """Copy what is to be counted: it is the application's to change."""
+        examples = len(answer[0])
+        if self._waiting + examples > FOLD:
+            self._fold()
+        if examples > FOLD:
+            self._count(*answer)
             return
-        scores, monitors = (np.concatenate(arrays) for arrays in zip(*self._pending, strict=True))
+        self._seen = self._seen or [np.empty((FOLD, *array.shape[1:]), array.dtype) for array in answer]
+        for seen, array in zip(self._seen, answer, strict=True):
+            seen[self._waiting : self._waiting + examples] = array
+        self._waiting += examples
+
+    def _fold(self) -> None:
+        if self._waiting:
+            self._count(*(seen[: self._waiting] for seen in self._seen))
+            self._waiting = 0
+
+    def _count(self, scores: NDArray[Any], monitors: NDArray[Any]) -> None:
         values = sketch.channel_values(scores, monitors)
         for i, edges in enumerate(self._edges):
             self._counts[i] += sketch.count(values[:, i], edges)
-        self._pending, self._waiting = [], 0
 
     def _sample(self, now: float, ids: Sequence[str], inputs: Tensors, scores: NDArray[Any]) -> None:
         for i, name in enumerate(ids):
