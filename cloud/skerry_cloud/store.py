@@ -50,7 +50,7 @@ class Device(Base, kw_only=True):
     name: Mapped[str] = mapped_column(primary_key=True)
     profile: Mapped[str]
     state: Mapped[str]  # announced, enrolled, revoked
-    certificate: Mapped[str] = mapped_column(default="")  # SHA-256 of the newest one
+    key: Mapped[str] = mapped_column(default="")  # SHA-256 of its public key, hex
     link: Mapped[str] = mapped_column(default="")  # name of the carrier while online
     seen: Mapped[float] = mapped_column(default=0.0)
     counter: Mapped[int] = mapped_column(default=0)  # of the newest assignment

@@ -18,9 +18,9 @@ from typing import Any
 
 import grpc
 
-from skerry_edge import memory
+from skerry_edge import memory, renewal
 from skerry_edge.config import AgentConfig, Folders, load
-from skerry_edge.infer.choose import Choice
+from skerry_edge.infer.choose import Choice, runs_at_once
 from skerry_edge.infer.engine import Active, Engine
 from skerry_edge.infer.engines import Engines
 from skerry_edge.infer.models import Chosen, Loader, Settings
@@ -48,8 +48,9 @@ from skerry_edge.update.worker import Worker
 from skerry_edge.upkeep import Upkeep
 from skerry_shared import profiles, telemetry
 from skerry_shared.bundle import Bundle
+from skerry_shared.errors import SkerryError
 from skerry_shared.files import write_durably
-from skerry_shared.identity import load_key
+from skerry_shared.identity import load_key, utc
 from skerry_shared.locking import locked
 from skerry_shared.ports.carrier import TlsFiles, Transport
 from skerry_shared.ports.runtime import Model
@@ -60,9 +61,10 @@ from skerry_shared.signing import load_public
 log = logging.getLogger(__name__)
 
 SWITCH_S = 0.0005  # after which a thread that computes lets a request go on; Python's own 5 ms are many answers long
+RENEW_S = 3600.0  # between looks at the certificate, which has a third of its life left when one finds it old
 TICK_S = 1.0  # how late a window or a sample may be
 GRACE_S = 2.0  # that requests in flight get at the end
-CONCURRENT = os.cpu_count() or 1  # runs of one model at a time; each has the configured number of threads
+CORES = os.cpu_count() or 1  # a run has the configured number of threads
 WAITING = 64  # requests that may wait for a model
 LIVES = {"loop": 30.0, "worker": 900.0}  # seconds between signs of life; an engine was seen to build for 570
 
@@ -95,7 +97,8 @@ class Agent:
         self._tell("", "started")
         self._watchdog.start()
         updates = asyncio.create_task(asyncio.to_thread(self._worker.run))
-        others = [asyncio.create_task(work) for work in (stopping.wait(), self._tick(), self._uplink.run())]
+        parts = (stopping.wait(), self._tick(), self._uplink.run(), self._stay_certified())
+        others = [asyncio.create_task(work) for work in parts]
         ended, _ = await asyncio.wait([updates, *others], return_when=asyncio.FIRST_COMPLETED)
         self._notifier.tell(STOPPING)
         await asyncio.to_thread(servers.stop)
@@ -132,6 +135,21 @@ class Agent:
             await asyncio.to_thread(self._upkeep.tick)
             if recorder := self._recorder:
                 await asyncio.to_thread(recorder.tick)
+
+    async def _stay_certified(self) -> None:
+        while True:
+            await asyncio.to_thread(self._renew)
+            await asyncio.sleep(RENEW_S)
+
+    def _renew(self) -> None:
+        folders, url = self._folders, self._config.cloud
+        if not url or not renewal.due(folders.certificate.read_bytes(), utc(time.time())):
+            return
+        try:
+            until = renewal.renew(url, folders)
+            self._tell("certified", "certified", f"until {until:%Y-%m-%d}")
+        except SkerryError as error:
+            log.warning("certificate: not renewed, asked again in %.0f s: %s", RENEW_S, error)
 
     def _world(self) -> World:
         folders, config = self._folders, self._config
@@ -280,7 +298,7 @@ class _Repository:
 def _limits(model: Model) -> Limits:
     """What was measured of the model says whether runs are worth sharing."""
     choice = model.choice if isinstance(model, Chosen) else Choice("cpu", 1, "not measured")
-    return Limits(threads=CONCURRENT, waiting=WAITING, batch=choice.batch)
+    return Limits(threads=runs_at_once(choice, CORES), waiting=WAITING, batch=choice.batch)
 
 
 def _device(config: AgentConfig) -> Device:
