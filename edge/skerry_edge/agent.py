@@ -270,7 +270,7 @@ async def run(folder: Path) -> None:
     """Run the agent of ``folder``. Raises ConfigError, or StateError if one runs already."""
     folders = Folders(folder)
     config = load(folders)
-    memory.share_heaps()
+    memory.share_heap()
     sys.setswitchinterval(SWITCH_S)
     folders.run.mkdir(mode=0o700, exist_ok=True)
     with locked(folders.lock, "an agent"):

@@ -1,4 +1,4 @@
-"""Keeps the agent small: threads share heaps, and what only start-up or a model's loading needed is given back.
+"""Keeps the agent small: threads share one heap, and what only start-up or a model's loading needed is given back.
 
 glibc keeps what was freed, and the kernel keeps pages of libraries mapped that ran once, for they still are in its page
 cache. Code is mapped again by a page fault (a microsecond for 64 KB of it) when it is next run, so what is given back
@@ -11,15 +11,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 M_ARENA_MAX = -8  # of malloc.h
-HEAPS = 1
 
-_libc = ctypes.CDLL(None, use_errno=True)
+_libc = ctypes.CDLL(None)
 
 
-def share_heaps() -> None:
-    """Let threads share two heaps: glibc would give each its own, which costs several MB and gains nothing."""
+def share_heap() -> None:
+    """Let all threads use one heap: glibc would give each its own, which costs several MB and gains nothing."""
     if mallopt := getattr(_libc, "mallopt", None):  # musl has none, and needs none
-        mallopt(M_ARENA_MAX, HEAPS)
+        mallopt(M_ARENA_MAX, 1)
 
 
 def give_back() -> None:
