@@ -52,7 +52,7 @@ from serving.load import (
 )
 from skerry_edge import Client, SocketClient
 from skerry_edge.update.state import StateFile
-from skerry_edge.upkeep import TIDY_S
+from skerry_edge.upkeep import TIDY_AGAIN_S, TIDY_S
 from skerry_proto.v1 import inference_pb2 as pb
 from skerry_shared import identity
 from skerry_shared.states import Update
@@ -106,8 +106,12 @@ def main() -> None:
             over_rest(results, served, scale)
             with minimal_server(made.model, Path(folder, "minimal.sock")) as address:
                 over_grpc(results, served, address, scale)
+            memory(results, process, "agent_first_minute_mb", "start-up's memory given back, then load by all ways in")
+            time.sleep(TIDY_AGAIN_S)
             loaded(served)
-            memory(results, process, "agent_rss_mb", "ORT, gRPC, MQTT, one model; just after load by all ways in")
+            memory(
+                results, process, "agent_rss_mb", "ORT, gRPC, MQTT, one model; later, just after load by all ways in"
+            )
             results.figure("agent_pss_mb", memory_mb(process.pid, "Pss"), "shared pages counted in shares")
             swap(results, served, gateway, 2 if options.quick else SWAPS)
             loaded(served)
