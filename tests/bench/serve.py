@@ -110,7 +110,7 @@ def main() -> None:
             time.sleep(TIDY_AGAIN_S)
             loaded(served)
             memory(
-                results, process, "agent_rss_mb", "ORT, gRPC, MQTT, one model; later, just after load by all ways in"
+                results, process, "agent_rss_mb", "ORT, gRPC, MQTT, one model; later, after load by all ways in"
             )
             results.figure("agent_pss_mb", memory_mb(process.pid, "Pss"), "shared pages counted in shares")
             swap(results, served, gateway, 2 if options.quick else SWAPS)
