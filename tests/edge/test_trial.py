@@ -119,8 +119,8 @@ def test_a_hanging_model_is_killed(
     monkeypatch.setattr(trial, "PROGRESS_S", 0.2)
     told: list[str] = []
     job = Job(str(evil.model.parent), provider, 1, str(tmp_path), memory_bytes=1 << 28)
-    finding = try_out(job, told.append, deadline_s=3)
-    assert finding.fault == "did not answer the golden inputs within 3 s"
+    finding = try_out(job, told.append, deadline_s=6)
+    assert finding.fault == "did not answer the golden inputs within 6 s"
     assert len(told) >= 3 and told[0].startswith(f"{provider}: being built and measured for ")
     pid = int((tmp_path / "log").read_text().split()[-1])
     with pytest.raises(ProcessLookupError):
