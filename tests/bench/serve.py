@@ -109,9 +109,7 @@ def main() -> None:
             memory(results, process, "agent_first_minute_mb", "start-up's memory given back, then load by all ways in")
             time.sleep(TIDY_AGAIN_S)
             loaded(served)
-            memory(
-                results, process, "agent_rss_mb", "ORT, gRPC, MQTT, one model; later, after load by all ways in"
-            )
+            memory(results, process, "agent_rss_mb", "ORT, gRPC, MQTT, one model; later, after load by all ways")
             results.figure("agent_pss_mb", memory_mb(process.pid, "Pss"), "shared pages counted in shares")
             swap(results, served, gateway, 2 if options.quick else SWAPS)
             loaded(served)
