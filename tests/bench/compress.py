@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from compression import nets
+from compression import nets, peers
+from silent.check import count
 from skerry_cloud import datasets, passes, runs
 from skerry_cloud.adapters import models
 from skerry_cloud.compress import gates, study
@@ -33,7 +34,7 @@ from skerry_cloud.compress.measure import Exam, exam
 from skerry_cloud.compress.search import front
 from skerry_cloud.compress.study import Figures, Goal, Study
 from skerry_cloud.compress.timing import in_turns
-from skerry_cloud.datasets import REFERENCE
+from skerry_cloud.datasets import REFERENCE, TRAIN
 from skerry_cloud.job import Progress
 from skerry_cloud.specs import CompressSpec, TrainSpec, Wanted
 from skerry_cloud.train.job import work as train
@@ -47,28 +48,33 @@ INT8 = "int8(arch='x86_64') + slim"
 WITHIN, TINY = 0.3, 2.0  # points below the reference
 MAX_DROP = 1.0  # points that the gates allow
 ROUNDS = 60
+CALIBRATION = 512  # inputs, for the other tools as for ours
+CHAMPION = "float champion"
 AIMS = {"size_ratio_03": 1 / 14, "latency_ratio_03": 1 / 4, "tiny_kb": 24, "int8_drop_worst": 0.1,
-        "selector_regret": 0.03}  # fmt: skip
+        "selector_regret": 0.03, "worse_than_best_peer": 0}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Epochs, of the champions and of the students by their width."""
+    """For how many epochs a champion learns, and how its students are made."""
 
     champion: int
-    students: Mapping[float, int]
+    students: tuple[str, ...]
 
     @property
     def recipes(self) -> tuple[str, ...]:
         """Each in float and in INT8, the champion itself first."""
-        students = [f"distil(width={width}, epochs={epochs}) + onnx" for width, epochs in self.students.items()]
-        starts = ["", *(f"{student} + " for student in students)]
+        starts = ["", *(f"{student} + onnx + " for student in self.students)]
         return tuple(f"{start}{end}" for start in starts for end in ("slim", INT8))
+
+    def quick(self) -> "Plan":
+        """The same with an epoch of each."""
+        return Plan(1, tuple(passes.spell(passes.cut(passes.parse(student), 0.01)) for student in self.students))
 
 
 PLANS = {
-    "Residual": Plan(4, {0.5: 5, 0.15: 10}),
-    "Depthwise": Plan(4, {0.5: 4}),
+    "Residual": Plan(4, ("prune(keep=0.5) + tune(epochs=8)", "distil(width=0.15, epochs=10)")),
+    "Depthwise": Plan(4, ("distil(width=0.5, epochs=4)",)),
 }
 
 
@@ -91,24 +97,26 @@ class Seed:
     found: dict[str, Measured]
     chosen: str
     passed: tuple[str, ...]
+    peers: dict[str, Measured]
 
 
 def main() -> None:
     options = _options()
     with tempfile.TemporaryDirectory(prefix="skerry-") as scratch:
         folder = options.folder or Path(scratch)
-        seeds = {net: [_seed(folder, net, seed, options.quick) for seed in options.seeds] for net in PLANS}
-        figures = _figures(seeds)
+        seeds = {net: [_seed(folder, net, seed, options) for seed in options.seeds] for net in PLANS}
+        caught, total = count(Path(scratch, "faults"))
+    figures = _figures(seeds) | {"faults_caught": caught, "faults_total": total}
     for net, found in seeds.items():
         _table(net, found)
     _verdict(figures)
     print(json.dumps(figures))
 
 
-def _seed(folder: Path, net: str, seed: int, quick: bool) -> Seed:
+def _seed(folder: Path, net: str, seed: int, options: argparse.Namespace) -> Seed:
     """Train, compress and train on, each unless it was done before; then measure."""
-    plan = Plan(1, dict.fromkeys(PLANS[net].students, 1)) if quick else PLANS[net]
-    net = f"Quick{net}" if quick else net
+    plan = PLANS[net].quick() if options.quick else PLANS[net]
+    net = f"Quick{net}" if options.quick else net
     workload: Fashion = getattr(nets, net)()
     data, run = folder / net / "data", folder / net / str(seed)
     if not datasets.versions(data):
@@ -125,38 +133,40 @@ def _seed(folder: Path, net: str, seed: int, quick: bool) -> Seed:
     longer = replace(spec, run=run / "longer", parent=run, epochs=_as_long(run))
     if not (longer.run / runs.METRICS).is_file():
         train(longer, _say)
-    return _measured(workload, spec, plan)
+    return _measured(workload, spec, plan, with_peers=options.peers and net == "Residual")
 
 
 def _as_long(run: Path) -> int:
     """Epochs in which the champion trains on for as many seconds as the slowest student took."""
-    made = [step for trial in _study(run).searches[0].trials for step in trial.lineage]
-    slowest = max(step.seconds for step in made if step.step.startswith("distil"))
+    slowest = max(sum(step.seconds for step in trial.lineage) for trial in _study(run).searches[0].trials)
     training = runs.read(runs.Metrics, run / runs.METRICS).training
     return math.ceil(slowest / (training.seconds / training.epochs))
 
 
-def _measured(workload: Fashion, spec: TrainSpec, plan: Plan) -> Seed:
-    """Every model on the test pictures; all timed in turns, and asked at the gates as the finalists were."""
+def _measured(workload: Fashion, spec: TrainSpec, plan: Plan, with_peers: bool) -> Seed:
+    """Every model on the test pictures; all timed in turns, and ours asked at the gates as the finalists were."""
     rows = datasets.open_version(spec.datasets, 1).read()
     tested, field, found = exam(workload, rows, spec.run / runs.MODEL), workload.field(), _study(spec.run)
     folders = {text: place(spec.run / study.FOLDER, spec.seed, passes.parse(text)) for text in plan.recipes}
     paths = {text: folder / runs.MODEL for text, folder in folders.items()}
-    times = in_turns([models.load(path) for path in [tested.champion, *paths.values()]], field.inputs[:50], ROUNDS)
-    accuracies = [_accuracy(path, field) for path in [tested.champion, *paths.values()]]
-    measured = [
-        Measured(accuracy, path.stat().st_size, ms, ms / times[0])
-        for accuracy, path, ms in zip(accuracies, [tested.champion, *paths.values()], times, strict=True)
-    ]
+    train_inputs = rows.of(TRAIN).examples.inputs[:CALIBRATION]
+    rivals = peers.run(tested.champion, spec.run / "peers", train_inputs) if with_peers else {}
+    every = {CHAMPION: tested.champion} | paths | rivals
+    times = in_turns([models.load(path) for path in every.values()], field.inputs[:50], ROUNDS)
+    measured = {
+        name: Measured(_accuracy(path, field), path.stat().st_size, ms, ms / times[0])
+        for (name, path), ms in zip(every.items(), times, strict=True)
+    }
     figures = {trial.recipe: trial.figures for trial in found.searches[0].trials}
     passed = [text for text, path in paths.items() if _passes(tested, path, figures[text], found.goal)]
     longer = _accuracy(spec.run / "longer" / runs.MODEL, field)
     return Seed(
-        reference=max(longer, measured[0].accuracy),
-        champion=measured[0],
-        found=dict(zip(paths, measured[1:], strict=True)),
+        reference=max(longer, measured[CHAMPION].accuracy),
+        champion=measured[CHAMPION],
+        found={text: measured[text] for text in paths},
         chosen=found.searches[0].chosen,
         passed=tuple(passed),
+        peers={name: measured[name] for name in rivals},
     )
 
 
@@ -179,9 +189,9 @@ def _say(progress: Progress) -> None:
         print(f"  {progress.stage}: {progress.note}", file=sys.stderr, flush=True)
 
 
-def _mean(seeds: Sequence[Seed], recipe: str) -> Measured:
-    """Of one recipe over the seeds."""
-    return _average([seed.found[recipe] for seed in seeds])
+def _mean(seeds: Sequence[Seed], name: str) -> Measured:
+    """Of one recipe, or peer, over the seeds."""
+    return _average([(seed.found | seed.peers)[name] for seed in seeds])
 
 
 def _average(several: Sequence[Measured]) -> Measured:
@@ -203,10 +213,21 @@ def _figures(seeds: Mapping[str, Sequence[Seed]]) -> dict[str, Any]:
         "tiny_kb": min(measured.model_bytes for measured in tiny) / 1024 if tiny else None,
         "int8_drop_worst": max(_int8_drop(found) for found in seeds.values()),
         "selector_regret": max(_regret(seed) for found in seeds.values() for seed in found),
+        "worse_than_best_peer": sum(not _matched(_mean(residual, peer), found) for peer in residual[0].peers),
         "reference": reference,
         "front": [[recipe, round(m.accuracy, 2), round(m.model_bytes / 1024, 1), round(m.latency_ratio, 3)]
                   for recipe, m in found.items() if recipe in _front(found)],
     }  # fmt: skip
+
+
+def _matched(peer: Measured, ours: Mapping[str, Measured]) -> bool:
+    """Is one of ours as right, as small and as quick, but for what chance and clocks do?"""
+    return any(
+        m.accuracy >= peer.accuracy - 0.1
+        and m.model_bytes <= peer.model_bytes
+        and m.latency_ms <= peer.latency_ms * 1.03
+        for m in ours.values()
+    )
 
 
 def _both(measured: Measured, size: float) -> bool:
@@ -234,7 +255,7 @@ def _front(found: Mapping[str, Measured]) -> list[str]:
 def _table(net: str, seeds: Sequence[Seed]) -> None:
     print(f"\n{net}, mean of {len(seeds)} seeds{'':<32} {'accuracy':>9} {'KB':>8} {'µs':>7} {'of float':>9}")
     champion = _average([seed.champion for seed in seeds])
-    rows = {"float champion": champion} | {recipe: _mean(seeds, recipe) for recipe in seeds[0].found}
+    rows = {CHAMPION: champion} | {name: _mean(seeds, name) for name in (*seeds[0].found, *seeds[0].peers)}
     for name, m in rows.items():
         figures = f"{m.accuracy:>9.2f} {m.model_bytes / 1024:>8.1f} {m.latency_ms * 1e3:>7.1f} {m.latency_ratio:>9.3f}"
         print(f"{name:<58} {figures}")
@@ -256,7 +277,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="which ones")
     parser.add_argument("--folder", type=Path, help="keep what is made there")
     parser.add_argument("--quick", action="store_true", help="an epoch of little: does it run?")
-    parser.add_argument("--no-peers", action="store_true", help="without the other tools")
+    parser.add_argument("--no-peers", action="store_false", dest="peers", help="without the other tools")
     return parser.parse_args()
 
 

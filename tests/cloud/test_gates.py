@@ -15,7 +15,7 @@ from skerry_cloud.paired import Answered
 
 Mask = NDArray[np.bool_]
 GOAL = Goal(max_drop=1.0, max_slice_drop=5.0)
-FIGURES = Figures(0.92, 100_000, 0.1, 0.25, "")
+FIGURES = Figures(0.92, 0.5, 100_000, 0.1, 0.25, "")
 
 
 def answers(rows: int, lost: float, won: float = 0.0, seed: int = 0, right: float = 0.93) -> Answered:

@@ -12,11 +12,13 @@ KIND = Kind("onnxruntime", "int8", "x86_64")
 @pytest.fixture
 def study() -> Study:
     found = {"big": (0.93, 0.2), "small": (0.92, 0.1), "bad": (0.7, 0.15)}
-    trials = [Trial(name, KIND, 0, (), Figures(right, 10**5, ms, ms * 2, name)) for name, (right, ms) in found.items()]
+    trials = [
+        Trial(name, KIND, 0, (), Figures(right, 0.5, 10**5, ms, ms * 2, name)) for name, (right, ms) in found.items()
+    ]
     trials.append(Trial("broken", KIND, 0, (), None, error="no such layer"))
     search = Search(KIND, ("generic-x86-64",), tuple(trials), ("big", "small"), "small", "the fastest")
     machine = Machine("a CPU", "x86_64", "onnxruntime 1")
-    return Study("w", 1, 0.0, machine, Goal(1.0, 5.0), Figures(0.93, 10**6, 0.5, 1.0, "float"), (search,))
+    return Study("w", 1, 0.0, machine, Goal(1.0, 5.0), Figures(0.93, 0.0, 10**6, 0.5, 1.0, "float"), (search,))
 
 
 def test_the_terminal_shows_what_was_chosen_of_what(study: Study) -> None:

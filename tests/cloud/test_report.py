@@ -18,7 +18,7 @@ VOID = {"meta", "line", "polyline"}
 
 
 def trial(recipe: str, accuracy: float, size: int, ratio: float, **more: object) -> Trial:
-    figures = Figures(accuracy, size, 0.1 * ratio, ratio, recipe)
+    figures = Figures(accuracy, 0.5, size, 0.1 * ratio, ratio, recipe)
     made = Made(recipe, "onnx", size, "ab" * 32, 1.5)
     return replace(Trial(recipe, KIND, 0, (made,), figures), **more)  # type: ignore[arg-type]
 
@@ -38,7 +38,7 @@ def study(name: str = "fashion") -> Study:
         KIND, ("raspberry-pi-5", name), trials, ("slim", trials[1].recipe), trials[1].recipe, f"because {name}"
     )
     goal = Goal(1.0, 5.0, 1 << 20, 2.0, 30.0)
-    champion = Figures(0.93, 410_000, 0.1, 1.0, "the float model")
+    champion = Figures(0.93, 0.0, 410_000, 0.1, 1.0, "the float model")
     return Study(name, 3, 1.7e9, Machine("A CPU", "x86_64", "onnxruntime 1"), goal, champion, (search,))
 
 

@@ -149,7 +149,7 @@ class Explorer:
 
     def _preferred(self, pool: Mapping[str, Trial]) -> list[str]:
         found = {name: _figures(trial) for name, trial in pool.items()}
-        return preferred(found, self._exam.figures, self._goal)
+        return preferred(found, self._goal)
 
     def _reason(self, judged: Mapping[str, Trial], chosen: str) -> str:
         if chosen:

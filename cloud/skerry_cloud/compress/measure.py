@@ -17,11 +17,11 @@ from skerry_cloud.adapters import models
 from skerry_cloud.adapters.models import Model
 from skerry_cloud.adapters.onnx_model import Answers
 from skerry_cloud.compress import golden
-from skerry_cloud.compress.gates import Evidence
+from skerry_cloud.compress.gates import ALPHA, Evidence
 from skerry_cloud.compress.study import Figures
 from skerry_cloud.compress.timing import in_turns
 from skerry_cloud.datasets import REFERENCE, TEST, TRAIN, VALIDATION, Rows
-from skerry_cloud.paired import answered
+from skerry_cloud.paired import answered, loss_bound
 from skerry_cloud.runs import Variant, VariantReport
 from skerry_cloud.workloads import Examples, Workload
 from skerry_shared import sketch
@@ -80,6 +80,11 @@ class Exam:
         return self.weigh(self.champion, self.champion, "the float model")
 
     @cached_property
+    def _validated(self) -> NDArray[np.float32]:
+        """The champion's scores for the validation rows."""
+        return models.load(self.champion).run(self.validation.inputs).scores
+
+    @cached_property
     def _float(self) -> "_Answered":
         return self._answer(self.champion)
 
@@ -88,13 +93,22 @@ class Exam:
         loaded = models.load(model)
         runner = loaded if timed == model else models.load(timed)
         ours, theirs = in_turns([runner, models.load(self.champion)], self.pool.inputs[: golden.COUNT])
+        scores = loaded.run(self.validation.inputs).scores
         return Figures(
-            accuracy=self._accuracy(loaded.run(self.validation.inputs).scores, self.validation),
+            accuracy=self._accuracy(scores, self.validation),
+            loss_bound=self._loss_bound(scores),
             model_bytes=model.stat().st_size,
             latency_ms=ours,
             latency_ratio=ours / theirs,
             timed=recipe,
         )
+
+    def _loss_bound(self, scores: NDArray[np.float32]) -> float:
+        """In points; none where every score is the champion's but for rounding."""
+        if difference("scores", scores, self._validated) <= golden.FLOOR:
+            return 0.0
+        found = answered(self.validation.labels, self._validated, scores)
+        return loss_bound(found.won, found.lost, len(scores), ALPHA) * 100
 
     def evidence(self, model: Path) -> Evidence:
         """What judges."""

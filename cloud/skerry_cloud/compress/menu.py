@@ -43,7 +43,8 @@ def _finished(kind: Kind) -> list[str]:
 
 def _trained(workload: Workload) -> list[str]:
     epochs = workload.epochs * PATIENCE
-    students = [f"distil(width={width}, epochs={epochs})" for width in WIDTHS]
+    widths = WIDTHS if workload.student(1.0) else ()
+    students = [f"distil(width={width}, epochs={epochs})" for width in widths]
     return [*students, *(f"prune(keep={keep}) + tune(epochs={epochs})" for keep in WIDTHS)]
 
 

@@ -84,15 +84,15 @@ def _scaled(points: Mapping[str, Point]) -> dict[str, Point]:
     }
 
 
-def preferred(found: Mapping[str, Figures], champion: Figures, goal: Goal, close: float = 0.03) -> list[str]:
+def preferred(found: Mapping[str, Figures], goal: Goal, close: float = 0.03) -> list[str]:
     """Candidates in the order in which the gates are asked.
 
-    Those within all limits and, by validation rows, within the accuracy budget; of these the fastest first, and where
-    latencies are within ``close`` of each other, the smaller, then the more accurate. Where there are none, the most
-    accurate within the limits: the gates shall say what is wrong with it.
+    Those within all limits that would pass on validation rows; of these the fastest first, and where latencies are
+    within ``close`` of each other, the smaller, then the more accurate. Where there are none, the most accurate within
+    the limits: the gates shall say what is wrong with it.
     """
     able = [name for name in found if within(found[name], goal)]
-    hopeful = [name for name in able if _accurate(found[name], champion, goal)]
+    hopeful = [name for name in able if found[name].loss_bound <= goal.max_drop]
     order = list[str]()
     while hopeful:
         limit = min(found[name].latency_ratio for name in hopeful) * (1 + close)
@@ -102,8 +102,4 @@ def preferred(found: Mapping[str, Figures], champion: Figures, goal: Goal, close
         )
         hopeful.remove(best)
         order.append(best)
-    return order or sorted(able, key=lambda name: -found[name].accuracy)[:1]
-
-
-def _accurate(figures: Figures, champion: Figures, goal: Goal) -> bool:
-    return (champion.accuracy - figures.accuracy) * 100 <= goal.max_drop
+    return order or sorted(able, key=lambda name: found[name].loss_bound)[:1]

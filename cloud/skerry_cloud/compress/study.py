@@ -24,7 +24,8 @@ class Made:
 
 @dataclass(frozen=True)
 class Figures:
-    """What was measured of a model. ``accuracy``: share of right answers on validation rows (the gates use test rows).
+    """What was measured of a model. ``accuracy``: share of right answers on validation rows (the gates use test rows);
+    ``loss_bound``: upper bound, at 95 % confidence, of the points that it loses there against the float champion.
 
     ``latency_ms``: median for one input on one thread of the study's machine, ``latency_ratio`` to the float champion,
     timed in turns with it. A model for another architecture is timed by its twin for this one: ``timed`` is the recipe
@@ -32,6 +33,7 @@ class Figures:
     """
 
     accuracy: float
+    loss_bound: float
     model_bytes: int
     latency_ms: float
     latency_ratio: float
