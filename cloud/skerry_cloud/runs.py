@@ -9,6 +9,7 @@
     study/                         what compression tried: see ``compress.study``
     variants/<kind>/               one for each ``Kind`` of device: ``Variant``
         model.onnx, model.tflite   whichever the kind's runtime takes
+        calibration.cache          TensorRT's table of ranges, where the recipe made one
         golden/in/<input>.npy      known inputs
         golden/out/<output>.npy    what this very file answers to them
         report.json                ``VariantReport``
@@ -30,6 +31,7 @@ from skerry_shared.release import Channel, Kind, TensorSpec
 
 FILES = {"onnxruntime": "model.onnx", "litert": "model.tflite"}  # by runtime
 WEIGHTS, MODEL, IMPORTED = "model.pt", "model.onnx", "imported"
+TABLE = "calibration.cache"
 DECLARED, METRICS, REPORT, VERDICT = "workload.json", "metrics.json", "report.json", "verdict.json"
 
 T = TypeVar("T")

@@ -2,6 +2,7 @@
 
     manifest.json        protobuf JSON of a Manifest
     <model_file>         the model, as named in the manifest
+    <more files>         that the model's runtime may use, such as TensorRT's calibration.cache
     golden/in/NAME.npy   known inputs, one file a tensor
     golden/out/NAME.npy  what the model must answer to them, within the manifest's tolerance
 
@@ -11,10 +12,10 @@ links, sizes beyond ``MAX_BYTES``.
 
 import hashlib
 import io
-import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,9 @@ from skerry_shared import wire
 from skerry_shared.errors import InputError, ModelError
 from skerry_shared.files import sync_folder, write_durably
 from skerry_shared.release import Manifest
+
+if TYPE_CHECKING:
+    import tarfile
 
 MAX_BYTES = 1 << 30  # of one member; models for devices of this kind are megabytes
 MANIFEST = "manifest.json"
@@ -52,9 +56,11 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def pack(manifest: Manifest, model: bytes, golden: Golden) -> bytes:
-    """The bundle's bytes."""
-    members = {MANIFEST: wire.to_json(manifest).encode(), manifest.model_file: model}
+def pack(manifest: Manifest, model: bytes, golden: Golden, extras: Mapping[str, bytes] | None = None) -> bytes:
+    """The bundle's bytes. ``extras``: more files beside the model, by name."""
+    import tarfile
+
+    members = {MANIFEST: wire.to_json(manifest).encode(), manifest.model_file: model, **dict(extras or {})}
     members |= {f"golden/in/{name}.npy": _npy(array) for name, array in sorted(golden.inputs.items())}
     members |= {f"golden/out/{name}.npy": _npy(array) for name, array in sorted(golden.outputs.items())}
     buffer = io.BytesIO()
@@ -68,6 +74,8 @@ def pack(manifest: Manifest, model: bytes, golden: Golden) -> bytes:
 
 def unpack(data: bytes, folder: Path) -> Bundle:
     """Write the members durably below ``folder`` (created) and load them. Raises ModelError if it is no bundle."""
+    import tarfile
+
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
             for member in archive:
@@ -84,6 +92,8 @@ def unpack(data: bytes, folder: Path) -> Bundle:
 
 def peek(data: bytes) -> Manifest:
     """The manifest of a packed bundle. Raises ModelError if it has none."""
+    import tarfile
+
     with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
         member = archive.extractfile(MANIFEST)
         assert member  # extractfile raises for a missing one; the manifest is a regular file
@@ -103,7 +113,7 @@ def load(folder: Path) -> Bundle:
     return Bundle(manifest, model, golden)
 
 
-def _check_member(member: tarfile.TarInfo) -> None:
+def _check_member(member: "tarfile.TarInfo") -> None:
     parts = PurePosixPath(member.name).parts
     placed = len(parts) == 1 or (len(parts) == 3 and parts[0] == "golden" and parts[1] in ("in", "out"))
     if not member.isfile() or not placed or ".." in parts or parts[0].startswith((".", "/")):

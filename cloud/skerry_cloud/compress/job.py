@@ -19,6 +19,7 @@ from skerry_cloud.compress.explore import Explorer
 from skerry_cloud.compress.make import Kitchen
 from skerry_cloud.compress.measure import Exam, calibration_rows, exam
 from skerry_cloud.compress.menu import imported, menu, plain
+from skerry_cloud.compress.passes import tensorrt
 from skerry_cloud.compress.report import render
 from skerry_cloud.compress.study import Goal, Search, Study
 from skerry_cloud.compress.timing import machine
@@ -113,4 +114,6 @@ def _release(spec: CompressSpec, search: Search, kitchen: Kitchen, tested: Exam)
         raise GateError(f"{search.kind.name}: {search.reason}")
     variant.folder.mkdir(parents=True)
     shutil.copyfile(kitchen.make(passes.parse(trial.recipe))[0], variant.model)
+    if ranges := tensorrt.table(variant.model):
+        write_durably(variant.folder / runs.TABLE, ranges.encode())
     runs.write(variant.folder / runs.REPORT, tested.report(variant, trial.recipe, trial.figures))

@@ -39,13 +39,18 @@ def package(run: Path, target: Target, workload: str, release: int, lineage: Lin
         tolerance=report.tolerance,
         model_file=variant.model.name,
     )
-    return bundle.pack(manifest, model, golden)
+    return bundle.pack(manifest, model, golden, _extras(variant))
 
 
 def outputs(declared: Declared) -> tuple[TensorSpec, ...]:
     """What every model of such a workload answers."""
     widths = {"scores": len(declared.labels), "monitors": len(declared.monitors)}
     return tuple(TensorSpec(name, "float32", (ANY, width)) for name, width in widths.items() if width)
+
+
+def _extras(variant: runs.Variant) -> dict[str, bytes]:
+    path = variant.folder / runs.TABLE
+    return {runs.TABLE: path.read_bytes()} if path.is_file() else {}
 
 
 def _arrays(folder: Path) -> Tensors:

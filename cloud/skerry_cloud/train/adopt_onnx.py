@@ -20,6 +20,7 @@ from skerry_cloud.train.export import IR_VERSION, OPSET, OUTPUTS, strip, watcher
 from skerry_cloud.workloads import Workload
 from skerry_shared.errors import ModelError
 from skerry_shared.files import write_durably
+from skerry_shared.golden import difference
 from skerry_shared.release import TensorSpec
 
 SCORES, MONITORS = OUTPUTS
@@ -30,6 +31,7 @@ FOREIGN: tuple[type[Exception], ...] = (
     onnx.checker.ValidationError,
     onnx.shape_inference.InferenceError,
 )
+SAME, MAX_PARITY = 8, 1e-4  # inputs that a converted file must answer as before, and how closely
 SUMS = 1e-3  # that the scores of an input may be off 1, if they are to be probabilities
 
 Note = str
@@ -44,6 +46,7 @@ def adopt(source: Path, target: Path, workload: Workload, samples: NDArray[Any],
     model, notes = _read(source), list[Note]()
     _take_input(model.graph, workload.input, notes)
     _take_outputs(model.graph, scores, notes)
+    model = _converted(model, samples, notes)
     _check_scores(model, workload, samples, notes)
     if MONITORS not in _names(model.graph.output):
         model = _watched(model, workload, samples)
@@ -59,12 +62,33 @@ def _read(path: Path) -> onnx.ModelProto:
         if any(tensor.data_location == TensorProto.EXTERNAL for tensor in model.graph.initializer):
             raise ModelError(f"{path.name}: keeps its weights in another file; save it as one")
         onnx.checker.check_model(model, full_check=True)
-        opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-        if opset > OPSET:
-            raise ModelError(f"{path.name}: opset {opset}; devices' runtimes know {OPSET}: export it again with that")
-        return model if opset == OPSET else version_converter.convert_version(model, OPSET)
+        if _opset(model) > OPSET:
+            told = f"opset {_opset(model)}; devices' runtimes know {OPSET}: export it again with that"
+            raise ModelError(f"{path.name}: {told}")
+        return model
     except FOREIGN as error:
         raise ModelError(f"{path.name}: not an ONNX model that can be used: {' '.join(str(error).split())}") from None
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    return next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+
+
+def _converted(model: onnx.ModelProto, samples: NDArray[Any], notes: list[Note]) -> onnx.ModelProto:
+    """In the opset of our own exports, with the same answers."""
+    opset = _opset(model)
+    if opset == OPSET:
+        return model
+    try:
+        converted = version_converter.convert_version(model, OPSET)
+    except FOREIGN as error:
+        raise ModelError(f"opset {opset}: cannot be converted to {OPSET}: {' '.join(str(error).split())}") from None
+    before, after = (_answer(one, samples[:SAME])[SCORES] for one in (model, converted))
+    apart = difference(SCORES, after, before)
+    if apart > MAX_PARITY:
+        raise ModelError(f"opset {opset}: converted to {OPSET}, scores differ by {apart:.2g}, over {MAX_PARITY}")
+    notes.append(f"opset {opset} is converted to {OPSET}")
+    return converted
 
 
 def _take_input(graph: onnx.GraphProto, spec: TensorSpec, notes: list[Note]) -> None:
@@ -93,12 +117,7 @@ def _take_input(graph: onnx.GraphProto, spec: TensorSpec, notes: list[Note]) -> 
 
 def _take_outputs(graph: onnx.GraphProto, scores: str, notes: list[Note]) -> None:
     """The scores under that name, and the monitors if there are any; nothing else."""
-    names = [value.name for value in graph.output]
-    candidates = [name for name in names if name != MONITORS]
-    found = scores or (SCORES if SCORES in names else candidates[0] if len(candidates) == 1 else "")
-    if found not in names:
-        listed = _listed(graph.output)
-        raise ModelError(f"scores: no output {found!r} in the file; it has {listed}; name one by --scores")
+    found = which([value.name for value in graph.output], scores)
     for value in [value for value in graph.output if value.name not in (found, MONITORS)]:
         notes.append(f"output {value.name!r} is left out")
         graph.output.remove(value)
@@ -106,6 +125,20 @@ def _take_outputs(graph: onnx.GraphProto, scores: str, notes: list[Note]) -> Non
     _rename(graph, found, SCORES, notes)
     for value in graph.output:
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
+
+
+def which(outputs: Sequence[str], wanted: str) -> str:
+    """The output that holds the scores: the one that is wanted, or called so, or the only one beside the monitors.
+
+    Raises ModelError that names them all.
+    """
+    others = [name for name in outputs if name != MONITORS]
+    found = wanted or (SCORES if SCORES in outputs else others[0] if len(others) == 1 else "")
+    if found not in outputs:
+        listed = ", ".join(map(repr, outputs)) or "none"
+        missing = f"no output {wanted!r}" if wanted else "not one output"
+        raise ModelError(f"scores: {missing} in the file; it has {listed}; name one by --scores")
+    return found
 
 
 def _check_scores(model: onnx.ModelProto, workload: Workload, samples: NDArray[Any], notes: list[Note]) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from skerry_cloud.adapters import litert_model
 from skerry_cloud.adapters.litert_model import LiteRtModel
-from skerry_cloud.train.adopt_onnx import MONITORS, SCORES, SUMS
+from skerry_cloud.train.adopt_onnx import MONITORS, SCORES, SUMS, which
 from skerry_cloud.workloads import Workload
 from skerry_shared.errors import ModelError
 from skerry_shared.release import TensorSpec
@@ -28,7 +28,7 @@ def adopt(source: Path, target: Path, workload: Workload, samples: NDArray[Any],
     graph = model.subgraphs[0]
     inputs, outputs = _named(model, graph.inputs, "inputs"), _named(model, graph.outputs, "outputs")
     taken = _input(graph, inputs, workload.input)
-    found = _scores(outputs, scores)
+    found = which(list(outputs), scores)
     kept = {SCORES: outputs[found]} | {name: outputs[name] for name in outputs if name == MONITORS}
     if workload.monitors and MONITORS not in kept:
         raise ModelError(
@@ -52,7 +52,7 @@ def _named(model: Any, indices: Sequence[int], side: str) -> dict[str, int]:
 
 def _input(graph: Any, inputs: dict[str, int], spec: TensorSpec) -> str:
     if len(inputs) != 1:
-        raise ModelError(f"inputs: the file takes {_listed(inputs)}; a workload has one")
+        raise ModelError(f"inputs: the file takes {', '.join(map(repr, inputs)) or 'none'}; a workload has one")
     ((name, index),) = inputs.items()
     tensor = graph.tensors[index]
     dtype, shape = litert_model.dtype(tensor), [int(size) for size in tensor.shape]
@@ -64,14 +64,6 @@ def _input(graph: Any, inputs: dict[str, int], spec: TensorSpec) -> str:
     return name
 
 
-def _scores(outputs: dict[str, int], wanted: str) -> str:
-    others = [name for name in outputs if name != MONITORS]
-    found = wanted or (SCORES if SCORES in outputs else others[0] if len(others) == 1 else "")
-    if found not in outputs:
-        raise ModelError(f"scores: no output {found!r} in the file; it has {_listed(outputs)}; name one by --scores")
-    return found
-
-
 def _check(model: LiteRtModel, workload: Workload, samples: NDArray[Any]) -> None:
     for name, array in model.outputs(samples[:1]).items():
         width = len(workload.labels if name == SCORES else workload.monitors)
@@ -80,7 +72,3 @@ def _check(model: LiteRtModel, workload: Workload, samples: NDArray[Any]) -> Non
     scores = model.run(samples).scores
     if not np.isfinite(scores).all() or scores.min() < 0 or np.abs(scores.sum(axis=1) - 1).max() > 10 * SUMS:
         raise ModelError(f"output {SCORES!r}: holds no probabilities; end the network with a softmax")
-
-
-def _listed(names: Sequence[str] | dict[str, int]) -> str:
-    return ", ".join(map(repr, names)) or "none"

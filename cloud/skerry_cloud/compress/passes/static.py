@@ -80,10 +80,10 @@ class Int8:
     def blame(self, source: Path, material: Material) -> tuple[Blame, ...]:
         """How much each operator changes the answers if it alone is quantised, worst first."""
         model = graphs.load(source)
-        return self._blame(model, self._ranges(model, material.calibration), material.calibration)
+        return self._blame(model, self.ranges(model, material.calibration), material.calibration)
 
     def _quantise(self, model: onnx.ModelProto, inputs: NDArray[Any]) -> onnx.ModelProto:
-        ranges = self._ranges(model, inputs)
+        ranges = self.ranges(model, inputs)
         worst = self._blame(model, ranges, inputs)[: self.spare] if self.spare else ()
         spared = {blame.operator for blame in worst}
         return self._apply(model, ranges, [name for name in _nodes(model) if name not in spared])
@@ -98,7 +98,7 @@ class Int8:
         found = (Blame(name, types[name], harm(name)) for name in _nodes(model))
         return tuple(sorted(found, key=lambda blame: -blame.harm))
 
-    def _ranges(self, model: onnx.ModelProto, inputs: NDArray[Any]) -> TensorsData:
+    def ranges(self, model: onnx.ModelProto, inputs: NDArray[Any]) -> TensorsData:
         """Of every activation."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
