@@ -29,10 +29,12 @@ from skerry_edge.infer.models import load_model
 from skerry_edge.observe.arrow import decode
 from skerry_edge.observe.recorder import SAMPLES
 from skerry_edge.observe.spool import Cursor, Spool
-from skerry_edge.update.flow import UpdateFlow, World
-from skerry_edge.update.plan import Device
+from skerry_edge.update.flow import UpdateFlow
+from skerry_edge.update.memory import Memory
+from skerry_edge.update.plan import Device, Floor, authenticate
 from skerry_edge.update.slots import Slots
 from skerry_edge.update.state import StateFile
+from skerry_edge.update.world import Live, World
 from skerry_proto.v1 import inference_pb2 as pb
 from skerry_proto.v1 import services_pb2, telemetry_pb2
 from skerry_shared import identity, signing, telemetry, wire
@@ -53,8 +55,7 @@ class Machine:
         self.folders, self.director, self.ingest = Folders(folder), director, IngestKey.new()
         now = datetime.now(timezone.utc)
         self.authority, key = authority or identity.Authority.new("harbour", now), identity.new_key()
-        for path in (self.folders.identity, self.folders.state, self.folders.slots):
-            path.mkdir(parents=True)
+        self.folders.identity.mkdir(parents=True)
         csr = identity.request("pump-7", key)
         self.folders.certificate.write_bytes(self.authority.sign_request(csr, "pump-7", now, 30))
         self.folders.key.write_bytes(identity.private_pem(key))
@@ -75,11 +76,15 @@ class Machine:
             def fetch(self, path: str, sha256: str, length: int) -> bytes:
                 return data
 
+        device = Device("harbour", "pump-7", os.uname().machine, ("onnxruntime",), 1 << 30)
+        order = authenticate(assignment, self.director.public_key(), device)
         world = World(
-            device=Device("harbour", "pump-7", os.uname().machine, ("onnxruntime",), 1 << 30),
-            director=self.director.public_key(),
+            workload=order.assignment.workload,
+            device=device,
             repository=Shelf(),
-            load=lambda unpacked: load_model(unpacked, 1),
+            memory=Memory(100),
+            floor=Floor(lambda: 2000.0),
+            load=lambda unpacked: Live(unpacked, load_model(unpacked, 1)),
             serve=lambda _: None,
             report=lambda _: None,
             clock=lambda: 2000.0,
@@ -88,10 +93,11 @@ class Machine:
             shadow=Shadow(),
             compared=lambda _: None,
         )
-        folders = self.folders
-        flow = UpdateFlow(world, Slots(folders.slots, folders.active), StateFile(folders.update))
+        folder = self.folders.workload(world.workload)
+        folder.root.mkdir(parents=True, exist_ok=True)
+        flow = UpdateFlow(world, Slots(folder.root), StateFile(folder.update))
         flow.start()
-        flow.receive(assignment)
+        flow.receive(order)
         assert flow.advance() is None
 
     def told(self) -> dict[str, Rows]:
@@ -264,13 +270,14 @@ def test_the_status_of_a_running_and_a_stopped_agent(machine: Machine, agent: su
     assert (running.running, running.port, running.http_port) == (True, *ports)
     stop(agent)
     stopped = status.read(machine.folders)
-    assert (stopped.running, stopped.port, stopped.update) == (False, None, "healthy")
-    assert stopped.active and stopped.active.release == 1
+    assert (stopped.running, stopped.port) == (False, None)
+    (model,) = stopped.models
+    assert (model.workload, model.update) == ("tiny", "healthy") and model.active and model.active.release == 1
     assert [event["to"] for event in stopped.events] == ["started", "stopped"]
     text = subprocess.run([*PROGRAM, "status", machine.folders.root], capture_output=True, text=True, check=True).stdout
     assert "tiny release 1, slot a" in text
     as_json = subprocess.run([*PROGRAM, "status", "--json", machine.folders.root], capture_output=True, check=True)
-    assert json.loads(as_json.stdout)["active"]["release"] == 1
+    assert json.loads(as_json.stdout)["models"][0]["active"]["release"] == 1
 
 
 def test_an_application_may_not_tell_events_or_nonsense(machine: Machine, agent: subprocess.Popen[str]) -> None:
@@ -345,9 +352,10 @@ def test_the_doctor_finds_what_is_wrong(machine: Machine) -> None:
 def test_the_doctor_sees_a_damaged_model_a_public_key_and_a_clock_in_the_past(machine: Machine) -> None:
     folders = machine.folders
     folders.key.chmod(0o644)
-    stored = StateFile(folders.update).load()
-    StateFile(folders.update).save(replace(stored, floor=4_000_000_000))
-    (folders.slots / "a/model.onnx").write_bytes(b"rot")
+    tiny = folders.workload("tiny")
+    stored = StateFile(tiny.update).load()
+    StateFile(tiny.update).save(replace(stored, floor=4_000_000_000))
+    (tiny.root / "a/model.onnx").write_bytes(b"rot")
     done = subprocess.run([*PROGRAM, "doctor", machine.folders.root], capture_output=True, text=True)
     failed = {line.split()[1] for line in done.stdout.splitlines() if line.startswith("FAIL")}
     assert failed >= {"certificate", "clock", "model"}

@@ -22,6 +22,7 @@ class Finding:
     p50_ms: float = 0.0  # of one example
     load_ms: float = 0.0
     batch: int = 1  # examples that are worth running together
+    memory_mb: float = 0.0  # that it took to be loaded and to answer
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Choice:
     batch: int
     reason: str
     fallback_from: str = ""  # the accelerator that should have done it
+    memory_mb: float = 0.0
 
 
 def choose(findings: Sequence[Finding]) -> Choice:
@@ -42,10 +44,12 @@ def choose(findings: Sequence[Finding]) -> Choice:
     best = min(usable, key=lambda finding: finding.p50_ms)
     broken = [finding for finding in findings if finding.fault and finding.provider != CPU]
     if best.provider == CPU and broken and all(finding.provider == CPU for finding in usable):
-        return Choice(CPU, best.batch, f"{broken[0].provider}: {broken[0].fault}", broken[0].provider)
+        reason = f"{broken[0].provider}: {broken[0].fault}"
+        return Choice(CPU, best.batch, reason, broken[0].provider, best.memory_mb)
     others = "".join(f", {one.provider} {one.p50_ms:.3g} ms" for one in usable if one is not best)
     faults = "".join(f"; {one.provider}: {one.fault}" for one in findings if one.fault)
-    return Choice(best.provider, best.batch, f"{best.provider} {best.p50_ms:.3g} ms{others}{faults}")
+    reason = f"{best.provider} {best.p50_ms:.3g} ms{others}{faults}"
+    return Choice(best.provider, best.batch, reason, memory_mb=best.memory_mb)
 
 
 def batch_limit(each_ms: Sequence[tuple[int, float]], gain: float = 0.9) -> int:
