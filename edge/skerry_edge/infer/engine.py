@@ -83,13 +83,9 @@ class Engine:
 
     def swap(self, active: Active) -> None:
         """Let ``active`` answer from the next request on, in place of the model of its name."""
-        manifest = active.manifest
+        name, release = active.manifest.workload, active.manifest.release
         with self._changing:
-            load = self._loads.setdefault((manifest.workload, manifest.release), Load())
-            self._set({**self._served, manifest.workload: _Served(active, load)})
-            serving = {(name, served.active.manifest.release) for name, served in self._served.items()}
-            for key in [key for key in self._loads if key not in serving][:-LOADS]:
-                del self._loads[key]
+            self._set({**self._served, name: _Served(active, self._load_of(name, release))})
 
     def drop(self, name: str) -> None:
         """Let the model of this name, if there is one, answer no more."""
@@ -109,14 +105,19 @@ class Engine:
         none is named, ModelError if the model fails, OverloadError, and DeadlineError if it could not begin within
         ``timeout_s`` seconds.
         """
-        served = (
-            self._find(model) if model else self._only or self._unnamed()
-        )  # read once: a swap must not come between
+        served = self._find(model) if model else self._only or self._unnamed()  # once: a swap must not come between
         if priority < self._least:
             served.lane.load.shed += 1
             raise OverloadError("the device is hot or short of memory; it answers no requests of low priority now")
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         return served.predict(inputs, deadline, priority)
+
+    def _load_of(self, name: str, release: int) -> Load:
+        """The counts of a release; they go on if it comes back."""
+        serving = {(name, served.active.manifest.release) for name, served in self._served.items()}
+        for gone in [key for key in self._loads if key not in serving][:-LOADS]:
+            del self._loads[gone]
+        return self._loads.setdefault((name, release), Load())
 
     def _set(self, served: "Mapping[str, _Served]") -> None:
         self._served = served
