@@ -1,6 +1,7 @@
 """The HTTPS API: what the CLI calls, what devices enrol at, and the repository that they fetch from.
 
     /v1/authority, /v1/enroll    for devices; /v1/enroll asks for a one-time token
+    /v1/renew                    for devices; asks for a proof that they have the key which was enrolled
     /repository/…                for devices; static files of the TUF repository
     /v1/…                        for operators; asks for the bearer token
 
@@ -28,7 +29,7 @@ from starlette.staticfiles import StaticFiles
 
 from skerry_cloud import lineage
 from skerry_cloud.fleet.director import Director, Order
-from skerry_cloud.fleet.enrolment import Enrolment
+from skerry_cloud.fleet.enrolment import Enrolment, Renewal
 from skerry_cloud.fleet.enrolment import Request as EnrolRequest
 from skerry_cloud.ingest.lake import Lake
 from skerry_cloud.ingest.samples import summary
@@ -144,6 +145,7 @@ def create(services: Services) -> Starlette:
     routes = [
         Route("/v1/authority", api.authority),
         Route("/v1/enroll", api.enroll, methods=["POST"]),
+        Route("/v1/renew", api.renew, methods=["POST"]),
         Route("/v1/workloads", api.workloads),
         Route("/v1/datasets", api.rows(Dataset, Dataset.created)),
         Route("/v1/datasets", api.ingest, methods=["POST"]),
@@ -186,6 +188,9 @@ class _Api:
     async def enroll(self, request: Request) -> Response:
         asked = await _body(EnrolRequest, request)
         return JSONResponse(await self._s.enrolment.enroll(asked, time.time()))
+
+    async def renew(self, request: Request) -> Response:
+        return JSONResponse(await self._s.enrolment.renew(await _body(Renewal, request), time.time()))
 
     def rows(self, table: Any, order: Any) -> Callable[[Request], Awaitable[Response]]:
         """A route that lists a table."""

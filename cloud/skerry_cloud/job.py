@@ -1,23 +1,19 @@
-"""A long piece of work as a process of its own: ``python -m <module> SPEC.json``.
+"""A long piece of work as it looks from inside its own process: a module's ``work(spec, report)``.
 
-The process reads one frozen dataclass, says how far it is as one JSON object a line on standard output, and leaves its
-results in files, the one that says "finished" last. If it fails it ends with a status other than 0, and the last line
-on standard error says why; before that line stands whatever libraries print.
+It reads one frozen dataclass, says how far it is, and leaves its results in files, the one that says "finished" last.
+It refuses with a ``SkerryError``. What it or a library prints goes to a log beside its results.
 """
 
-import dataclasses
-import json
+import importlib
 import os
-import sys
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NoReturn, TextIO, TypeVar
+from typing import Any
 
-from skerry_shared.config import decode
-from skerry_shared.errors import ConfigError, SkerryError
-
-S = TypeVar("S")
+from skerry_shared.errors import SkerryError
 
 
 @dataclass(frozen=True)
@@ -33,40 +29,29 @@ class Progress:
 Report = Callable[[Progress], None]
 
 
-def main(spec: type[S], work: Callable[[S, Report], None]) -> int:
-    """Do the work that the file named by the first argument specifies. Returns the process's exit status."""
-    channel = _channel()
+@dataclass(frozen=True)
+class Failure:
+    """Why the work was not done: the name of a SkerryError's class, and its text."""
 
-    def say(progress: Progress) -> None:
-        channel.write(json.dumps(dataclasses.asdict(progress)) + "\n")
-        channel.flush()
+    kind: str
+    text: str
 
+
+def main(module: str, spec: Any, log: Path, channel: "Connection[Progress | Failure, None]") -> None:
+    """The process's whole life: do the module's work, say on ``channel`` how far it is, or why it goes no further."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which ends its jobs itself
+    _print_to(log)
     try:
-        work(read_spec(spec, Path(sys.argv[1])), say)
+        importlib.import_module(module).work(spec, channel.send)
     except SkerryError as error:
-        sys.stderr.write(f"{type(error).__name__}: {' '.join(str(error).split())}\n")
-        return 1
-    return 0
+        channel.send(Failure(type(error).__name__, str(error)))
+    except Exception as error:
+        channel.send(Failure("SkerryError", f"{module} broke, see {log}: {type(error).__name__}: {error}"))
+        raise
 
 
-def _channel() -> TextIO:
-    """Standard output for progress alone: what anything else prints there, a C library too, goes to standard error."""
-    channel = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    return channel
-
-
-def leave(status: int) -> NoReturn:
-    """End the process at once: with torch loaded, Python's own farewell takes a second, and all files are closed."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
-
-
-def read_spec(spec: type[S], path: Path) -> S:
-    """The specification in this JSON file. Raises ConfigError if it is none."""
-    try:
-        document = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: {error}") from None
-    return decode(spec, document, str(path))
+def _print_to(log: Path) -> None:
+    """Standard output and error to this file from now on, a C library's too."""
+    with log.open("ab") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)

@@ -50,7 +50,7 @@ class Device(Base, kw_only=True):
     name: Mapped[str] = mapped_column(primary_key=True)
     profile: Mapped[str]
     state: Mapped[str]  # announced, enrolled, revoked
-    certificate: Mapped[str] = mapped_column(default="")  # SHA-256 of the newest one
+    key: Mapped[str] = mapped_column(default="")  # SHA-256 of its public key, hex
     link: Mapped[str] = mapped_column(default="")  # name of the carrier while online
     seen: Mapped[float] = mapped_column(default=0.0)
     counter: Mapped[int] = mapped_column(default=0)  # of the newest assignment
@@ -233,12 +233,12 @@ class Store:
         await self._engine.dispose()
 
 
-def migrate(url: str) -> None:
-    """Bring the database to the present schema (creates it where there is none)."""
+def migrate(url: str, revision: str = "head") -> None:
+    """Bring the database up to a revision, as a rule the present schema (creates it where there is none)."""
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     config.set_main_option("sqlalchemy.url", synchronous(url).replace("%", "%%"))
-    command.upgrade(config, "head")
+    command.upgrade(config, revision)
 
 
 def synchronous(url: str) -> str:

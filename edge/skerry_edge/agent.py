@@ -19,6 +19,7 @@ from typing import Any
 
 import grpc
 
+from skerry_edge import renewal
 from skerry_edge.config import AgentConfig, Folders, WorkloadFolder, load
 from skerry_edge.infer.engine import Engine
 from skerry_edge.infer.engines import Engines
@@ -49,8 +50,9 @@ from skerry_edge.update.world import Door, Live, Transition, World
 from skerry_edge.upkeep import Upkeep
 from skerry_shared import telemetry
 from skerry_shared.bundle import Bundle
+from skerry_shared.errors import SkerryError
 from skerry_shared.files import sync_folder, write_durably
-from skerry_shared.identity import load_key
+from skerry_shared.identity import load_key, utc
 from skerry_shared.locking import locked
 from skerry_shared.ports.carrier import TlsFiles, Transport
 from skerry_shared.profiles import Thermal
@@ -61,6 +63,7 @@ from skerry_shared.signing import load_public
 log = logging.getLogger(__name__)
 
 M_ARENA_MAX = -8  # of malloc.h
+RENEW_S = 3600.0  # between looks at the certificate, which has a third of its life left when one finds it old
 TICK_S = 1.0  # how late a window or a sample may be
 GRACE_S = 2.0  # that requests in flight get at the end
 LOOP_S, UPDATE_S = 30.0, 900.0  # seconds between signs of life; an engine was seen to build for 570
@@ -95,18 +98,21 @@ class Agent:
         """Until SIGTERM or SIGINT; what was recorded is in the spool when this returns."""
         stopping, self._broken = _on_signals(), asyncio.get_running_loop().create_future()
         servers = self._serve()
-        self._load = LoadLog(self._engine.loads, servers.refused, self._outbox.put, self._config.window_s, time.time)
+        self._load_log = LoadLog(
+            self._engine.loads, servers.refused, self._outbox.put, self._config.window_s, time.time
+        )
         self._tell("", "started")
         self._watchdog.start()
         self._workloads.start(sorted(self._loading))
         self._tell_ready()
-        work = [asyncio.ensure_future(part) for part in (stopping.wait(), self._tick(), self._uplink.run())]
+        parts = (stopping.wait(), self._tick(), self._uplink.run(), self._stay_certified())
+        work = [asyncio.ensure_future(part) for part in parts]
         ended, _ = await asyncio.wait([self._broken, *work], return_when=asyncio.FIRST_COMPLETED)
         self._notifier.tell(STOPPING)
         await asyncio.to_thread(servers.stop)
         await asyncio.to_thread(self._finish)
-        for part in work:
-            part.cancel()
+        for task in work:
+            task.cancel()
         await asyncio.gather(*work, return_exceptions=True)
         for end in ended:
             end.result()  # what ended by an error ends the agent, and whoever started it starts it again
@@ -117,7 +123,7 @@ class Agent:
         for port in (self._folders.port, self._folders.http_port):
             port.unlink(missing_ok=True)
         self._serving.close()
-        self._load.flush()
+        self._load_log.flush()
         self._tell("started", "stopped")
         self._spool.close()
 
@@ -142,7 +148,22 @@ class Agent:
             self._watchdog.beat("loop")
             await asyncio.to_thread(self._upkeep.tick)
             await asyncio.to_thread(self._serving.tick)
-            await asyncio.to_thread(self._load.tick)
+            await asyncio.to_thread(self._load_log.tick)
+
+    async def _stay_certified(self) -> None:
+        while True:
+            await asyncio.to_thread(self._renew)
+            await asyncio.sleep(RENEW_S)
+
+    def _renew(self) -> None:
+        folders, url = self._folders, self._config.cloud
+        if not url or not renewal.due(folders.certificate.read_bytes(), utc(time.time())):
+            return
+        try:
+            until = renewal.renew(url, folders)
+            self._tell("certified", "certified", f"until {until:%Y-%m-%d}")
+        except SkerryError as error:
+            log.warning("certificate: not renewed, asked again in %.0f s: %s", RENEW_S, error)
 
     def _authenticate(self, data: bytes) -> Order:
         return authenticate(data, self._director, self._device)

@@ -96,6 +96,7 @@ class AgentConfig:
     profile: str
     repository: str  # URL; {repository}/metadata/ and {repository}/targets/ are below it
     gateway: str  # "host:port" of the cloud's gRPC gateway
+    cloud: str = ""  # URL of the cloud, which renews the certificate; without it nobody does
     mqtt: str = ""  # "host:port" of the broker, if there is one
     transports: tuple[Literal["mqtt", "grpc"], ...] = ("grpc",)  # in order of preference
     grpc_port: int = 0  # of the inference service over gRPC; 0 = any free one, see Folders.port

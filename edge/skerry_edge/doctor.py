@@ -129,7 +129,7 @@ def _certificate(folders: Folders, _: AgentConfig) -> str:
     certificate = x509.load_pem_x509_certificate(folders.certificate.read_bytes())
     until = certificate.not_valid_after_utc
     if (until - utc(time.time())).total_seconds() < RENEW_S:
-        raise StateError(f"valid until {until:%Y-%m-%d %H:%M} UTC only; enroll anew")
+        raise StateError(f"valid until {until:%Y-%m-%d %H:%M} UTC only, and not renewed; see the log, or enroll anew")
     if folders.key.stat().st_mode & 0o077:
         raise StateError(f"{folders.key}: others can read the private key; chmod 600 it")
     return f"valid until {until:%Y-%m-%d}, key private"

@@ -63,7 +63,7 @@ def enroll(folder: Path, url: str, token: str, name: str, profile: str = "") -> 
     with _room(folder):
         reply = _ask(url, authority, body)
         _check(reply, name, key)
-        _install(folders, reply, authority, key)
+        _install(folders, reply, url, authority, key)
     return reply
 
 
@@ -131,7 +131,7 @@ def _check(reply: Enrolment, name: str, key: EllipticCurvePrivateKey) -> None:
         raise TrustError(f"enrolment reply: the ingest key has {len(ingest)} bytes, not {PUBLIC_BYTES}")
 
 
-def _install(folders: Folders, reply: Enrolment, authority: bytes, key: EllipticCurvePrivateKey) -> None:
+def _install(folders: Folders, reply: Enrolment, url: str, authority: bytes, key: EllipticCurvePrivateKey) -> None:
     try:
         folders.identity.mkdir(parents=True, mode=0o700, exist_ok=True)
         write_durably(folders.key, identity.private_pem(key), mode=0o600)
@@ -141,15 +141,15 @@ def _install(folders: Folders, reply: Enrolment, authority: bytes, key: Elliptic
         write_durably(folders.ingest, base64.b64decode(reply.ingest))
         write_durably(folders.trust_root, reply.root.encode())
         sync_folder(folders.root)
-        write_durably(folders.config, _toml(reply).encode())
+        write_durably(folders.config, _toml(reply, url).encode())
     except BaseException:
         shutil.rmtree(folders.identity, ignore_errors=True)
         raise
 
 
-def _toml(reply: Enrolment) -> str:
+def _toml(reply: Enrolment, url: str) -> str:
     transports = ["mqtt", "grpc"] if reply.mqtt else ["grpc"]
     values = {"fleet": reply.fleet, "device": reply.device, "profile": reply.profile, "repository": reply.repository}
-    values |= {"gateway": reply.gateway, "mqtt": reply.mqtt or ""}
+    values |= {"gateway": reply.gateway, "mqtt": reply.mqtt or "", "cloud": url}
     lines = [f"{key} = {json.dumps(value)}" for key, value in values.items()]  # a JSON string is a TOML string too
     return "\n".join([*lines, f"transports = {json.dumps(transports)}  # in order of preference", ""])

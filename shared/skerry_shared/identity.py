@@ -96,9 +96,30 @@ def request(name: str, key: ec.EllipticCurvePrivateKey) -> bytes:
     return builder.sign(key, SHA256).public_bytes(serialization.Encoding.PEM)
 
 
+def load_request(pem: bytes) -> x509.CertificateSigningRequest:
+    """Undo ``request``. Raises UsageError unless it names somebody and its signature proves possession of the key."""
+    try:
+        asked = x509.load_pem_x509_csr(pem)
+        common_name(asked)
+        proves = asked.is_signature_valid
+    except (ValueError, IndexError) as error:
+        raise UsageError(f"csr: not a certificate signing request: {error}") from None
+    if not proves:
+        raise UsageError("csr: its signature does not prove possession of the key")
+    return asked
+
+
 def common_name(certificate: x509.Certificate | x509.CertificateSigningRequest) -> str:
     """The subject's common name."""
     return str(certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value)
+
+
+def key_fingerprint(proof: x509.Certificate | x509.CertificateSigningRequest) -> str:
+    """SHA-256 of the public key (DER, SubjectPublicKeyInfo), hex: the same in each certificate for this key."""
+    public = proof.public_key().public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return hashlib.sha256(public).hexdigest()
 
 
 def hosts_of(certificate: x509.Certificate) -> set[str]:
@@ -131,16 +152,9 @@ class Authority:
 
         It is for both ends of TLS, as a server under ``host_of(device)`` only.
         """
-        try:
-            asked = x509.load_pem_x509_csr(pem)
-            proves = asked.is_signature_valid
-            name = common_name(asked)
-        except (ValueError, IndexError) as error:
-            raise UsageError(f"csr: not a certificate signing request: {error}") from None
-        if not proves:
-            raise UsageError("csr: its signature does not prove possession of the key")
-        if name != device:
-            raise UsageError(f"csr: asks for {name!r}, the token is for {device!r}")
+        asked = load_request(pem)
+        if common_name(asked) != device:
+            raise UsageError(f"csr: asks for {common_name(asked)!r}, the token is for {device!r}")
         key = asked.public_key()
         if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
             raise UsageError("csr: its key is not on curve P-256")

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-from skerry_cloud.fleet.enrolment import Addresses, Enrolment, Request
+from skerry_cloud.fleet.enrolment import Addresses, Enrolment, Renewal, Request
 from skerry_cloud.keys import Keys
 from skerry_cloud.store import Device, Store
 from skerry_shared import identity
@@ -131,3 +131,25 @@ def test_a_device_may_say_what_it_is_where_the_operator_left_it_open(
         assert (await store.get(Device, "edge-1")).profile == "raspberry-pi-5"
 
     with_store(story)
+
+
+def test_a_device_renews_with_its_own_key_alone(with_store: Callable[[Any], None], fleet_keys: Keys) -> None:
+    async def story(store: Store, enrolment: Enrolment, token: str) -> None:
+        key = identity.new_key()
+        csr = identity.request("edge-1", key).decode()
+        await enrolment.enroll(Request(Token.parse(token).secret, csr, "edge-1", ""), NOW)
+        later = NOW + 100 * 86400  # the first certificate is over
+        again = x509.load_pem_x509_certificate((await enrolment.renew(Renewal(csr), later))["certificate"].encode())
+        again.verify_directly_issued_by(fleet_keys.authority.certificate)
+        assert again.public_key() == key.public_key() and again.not_valid_after_utc > identity.utc(later)
+        stolen_name = identity.request("edge-1", identity.new_key()).decode()
+        for asked in (stolen_name, identity.request("edge-2", key).decode()):
+            with pytest.raises(TrustError, match="is not enrolled with this key"):
+                await enrolment.renew(Renewal(asked), later)
+        with pytest.raises(UsageError, match="csr: not a certificate signing request"):
+            await enrolment.renew(Renewal("nonsense"), later)
+        await enrolment.revoke("edge-1", later)
+        with pytest.raises(TrustError, match="is not enrolled with this key"):
+            await enrolment.renew(Renewal(csr), later)
+
+    tell(with_store, fleet_keys, story)

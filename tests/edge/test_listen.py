@@ -1,6 +1,7 @@
 """Where the servers may listen: loopback in the clear; anywhere else only with certificates on both sides."""
 
 import http.client
+import socket
 import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -95,6 +96,17 @@ def ask_http(port: int, files: TlsFiles, credentials: bool = True, name: str = "
         connection.close()
 
 
+def _shown(port: int, files: TlsFiles) -> bytes | None:
+    context = ssl.create_default_context(cafile=str(files.authority))
+    context.load_cert_chain(files.certificate, files.key)
+    context.set_alpn_protocols(["h2"])
+    with (
+        socket.create_connection(("127.0.0.1", port), 10) as raw,
+        context.wrap_socket(raw, server_hostname=identity.host_of("pump-7")) as secured,
+    ):
+        return secured.getpeercert(binary_form=True)
+
+
 def _connect(connection: http.client.HTTPSConnection, context: ssl.SSLContext, name: str) -> None:
     http.client.HTTPConnection.connect(connection)
     connection.sock = context.wrap_socket(connection.sock, server_hostname=name)
@@ -122,6 +134,14 @@ def test_nobody_else_is(ports: tuple[int, int], fleet: Fleet, tmp_path: Path, wh
         with pytest.raises((grpc.RpcError, OSError, http.client.HTTPException)):
             ask()
     assert ask_http(ports[1], fleet.member("pump-9")) == 200  # and it goes on
+
+
+def test_a_renewed_certificate_is_shown_without_a_restart(ports: tuple[int, int], fleet: Fleet) -> None:
+    asked = fleet.member("pump-8")
+    before = [_shown(port, asked) for port in ports]
+    fleet.member("pump-7")  # writes another key and certificate over what is served
+    after = [_shown(port, asked) for port in ports]
+    assert before[0] == before[1] != after[0] == after[1]
 
 
 def test_a_device_cannot_be_taken_for_another(ports: tuple[int, int], fleet: Fleet) -> None:

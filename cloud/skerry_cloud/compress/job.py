@@ -1,4 +1,4 @@
-"""Compression as a process: ``python -m skerry_cloud.compress.job SPEC.json``. Adds variants to a run, see ``runs``.
+"""Compression as a job. Adds variants to a run, see ``runs``.
 
 One variant for each distinct kind of device among the profiles. A variant has a report only if it passed its gates.
 """
@@ -9,7 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from skerry_cloud import datasets, job, runs, workloads
+from skerry_cloud import datasets, runs, workloads
 from skerry_cloud.compress.measure import calibration_rows, measure, trial
 from skerry_cloud.compress.quantise import quantise
 from skerry_cloud.datasets import TRAIN
@@ -63,7 +63,3 @@ def _make(source: Path, variant: Variant, precision: str, arch: str, calibration
         quantise(source, variant.model, arch, calibration)
     else:
         shutil.copyfile(source, variant.model)
-
-
-if __name__ == "__main__":
-    job.leave(job.main(CompressSpec, work))

@@ -1,9 +1,9 @@
-"""Champion against candidate as a process: ``python -m skerry_cloud.evaluate.job SPEC.json``. Writes a ``Verdict``."""
+"""Champion against candidate as a job. Writes a ``Verdict``."""
 
 import numpy as np
 from numpy.typing import NDArray
 
-from skerry_cloud import datasets, job, runs, workloads
+from skerry_cloud import datasets, runs, workloads
 from skerry_cloud.adapters.onnx_model import OnnxModel
 from skerry_cloud.datasets import TEST, Rows
 from skerry_cloud.evaluate.compare import Answered, Gate, answered, compare
@@ -31,7 +31,3 @@ def _answered(spec: CompareSpec, test: Rows, mask: NDArray[np.bool_]) -> Answere
         for run in (spec.champion, spec.candidate)
     )
     return answered(labels, champion, candidate)
-
-
-if __name__ == "__main__":
-    job.leave(job.main(CompareSpec, work))

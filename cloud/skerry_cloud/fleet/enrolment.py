@@ -1,4 +1,7 @@
-"""How a device joins: an operator announces it, gets a one-time token, and the device trades that for a certificate."""
+"""How a device joins: an operator announces it, gets a one-time token, and the device trades that for a certificate.
+
+Later it asks for the next certificate by itself: its request, signed by the key that was enrolled, is the proof.
+"""
 
 import base64
 from dataclasses import dataclass
@@ -25,6 +28,13 @@ class Request:
     csr: str
     name: str
     profile: str
+
+
+@dataclass(frozen=True)
+class Renewal:
+    """What an enrolled device posts before its certificate ends, or after. ``csr`` is PEM, for the key that it has."""
+
+    csr: str
 
 
 @dataclass(frozen=True)
@@ -79,8 +89,24 @@ class Enrolment:
             token.used = now
             session.add(_event(device.name, device.state, "enrolled", "token and request hold", device.name, now))
             device.state = "enrolled"
-            device.certificate = identity.fingerprint(x509.load_pem_x509_certificate(certificate))
+            device.key = identity.key_fingerprint(x509.load_pem_x509_certificate(certificate))
         return self._reply(device, certificate)
+
+    async def renew(self, asked: Renewal, now: float) -> dict[str, str]:
+        """The next certificate of an enrolled device. Raises TrustError for another key, UsageError for a bad request.
+
+        The same request may come again: it buys whoever has not the key nothing.
+        """
+        pem = asked.csr.encode()
+        csr = identity.load_request(pem)
+        name = identity.common_name(csr)
+        async with self._store.begin() as session:
+            device = await session.get(Device, name)
+            if device is None or device.state != "enrolled" or device.key != identity.key_fingerprint(csr):
+                raise TrustError(f"csr: {name} is not enrolled with this key; announce it and enrol it anew")
+            certificate = self._keys.authority.sign_request(pem, name, identity.utc(now), self._days)
+            session.add(_event(name, "enrolled", "enrolled", f"certified for {self._days} days more", name, now))
+        return {"certificate": certificate.decode()}
 
     async def revoke(self, name: str, now: float) -> None:
         """Never let this device in again until it is announced and enrolled anew."""
@@ -89,7 +115,7 @@ class Enrolment:
             if not device:
                 raise NotFoundError(f"device: no {name}")
             session.add(_event(name, device.state, "revoked", "by the operator", "operator", now))
-            device.state, device.certificate, device.link = "revoked", "", ""
+            device.state, device.key, device.link = "revoked", "", ""
             await session.execute(delete(TokenRow).where(TokenRow.device == name, TokenRow.used == 0))
 
     async def permitted(self, name: str) -> bool:

@@ -1,11 +1,11 @@
-"""Making a dataset version as a process: ``python -m skerry_cloud.train.ingest SPEC.json``.
+"""Making a dataset version as a job.
 
 Without samples the workload's own data are read; with samples, what devices sent back is added to a parent version.
 """
 
 import numpy as np
 
-from skerry_cloud import datasets, job, workloads
+from skerry_cloud import datasets, workloads
 from skerry_cloud.job import Progress, Report
 from skerry_cloud.specs import IngestSpec
 from skerry_cloud.workloads import Examples
@@ -28,7 +28,3 @@ def work(spec: IngestSpec, report: Report) -> None:
     parent = datasets.open_version(spec.datasets, spec.parent) if spec.parent else None
     version = datasets.create(spec.datasets, workload, examples, sources, parent, created=spec.created)
     report(Progress("ingest", 2, 2, f"version {version.info.version}: {version.info.counts}"))
-
-
-if __name__ == "__main__":
-    job.leave(job.main(IngestSpec, work))

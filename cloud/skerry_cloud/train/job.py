@@ -1,4 +1,4 @@
-"""Training as a process: ``python -m skerry_cloud.train.job SPEC.json``. Fills a run folder, see ``runs``."""
+"""Training as a job. Fills a run folder, see ``runs``."""
 
 import math
 import time
@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from skerry_cloud import datasets, job, runs, workloads
+from skerry_cloud import datasets, runs, workloads
 from skerry_cloud.adapters.onnx_model import OnnxModel
 from skerry_cloud.datasets import RECENT, REFERENCE, TEST, TRAIN, DatasetVersion, Rows
 from skerry_cloud.job import Progress, Report
@@ -127,7 +127,3 @@ def _parity(network: nn.Module, workload: Workload, model: Path, inputs: NDArray
             f"{workload.name}: the export's scores differ from PyTorch's by {parity:.2g}, over {MAX_PARITY}"
         )
     return parity
-
-
-if __name__ == "__main__":
-    job.leave(job.main(TrainSpec, work))

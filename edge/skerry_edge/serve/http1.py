@@ -72,9 +72,13 @@ class HttpServer:
     """Answers by ``respond``, which is called by many threads and raises nothing. Serves once it is constructed."""
 
     def __init__(
-        self, address: str, port: int, respond: Callable[[Request], Reply], tls: ssl.SSLContext | None = None
-    ) -> None:
-        """Port 0: any free one. Raises ConfigError if the address cannot be listened on."""
+        self, address: str, port: int, respond: Callable[[Request], Reply],
+        tls: Callable[[], ssl.SSLContext] | None = None,
+    ) -> None:  # fmt: skip
+        """Port 0: any free one. ``tls`` gives each connection its context; None: in the clear.
+
+        Raises ConfigError if the address cannot be listened on.
+        """
         self._respond, self._tls = respond, tls
         self._connections: set[socket.socket] = set()
         self._threads: set[threading.Thread] = set()
@@ -151,7 +155,7 @@ class HttpServer:
     def _secured(self, raw: socket.socket) -> socket.socket:
         if not self._tls:
             return raw
-        connection = self._tls.wrap_socket(raw, server_side=True)
+        connection = self._tls().wrap_socket(raw, server_side=True)
         with self._lock:
             self._connections.add(connection)
         return connection

@@ -1,12 +1,14 @@
 """Where the agent listens: on this machine only, or on the network with certificates on both sides.
 
 With mutual TLS the agent shows the device's certificate, and lets in whom the fleet's authority certified. A device's
-certificate names it as ``DEVICE.skerry.internal``, which a client expects of it whatever address it dialled.
+certificate names it as ``DEVICE.skerry.internal``, which a client expects of it whatever address it dialled. A
+certificate that was renewed is shown from the next connection on.
 """
 
 import ssl
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import grpc
 
@@ -50,13 +52,16 @@ def start_grpc(target: str, identity: TlsFiles | None, *services: grpc.GenericRp
 
 def http_server(place: Place, port: int, catalog: Catalog) -> HttpServer:
     """A started REST server. Raises ConfigError."""
-    tls = _context(place.identity) if place.identity else None
+    tls = partial(_context, place.identity) if place.identity else None
     return HttpServer(place.address, port, rest.RestService(catalog).respond, tls)
 
 
 def _credentials(identity: TlsFiles) -> grpc.ServerCredentials:
-    pair = (identity.key.read_bytes(), identity.certificate.read_bytes())
-    return grpc.ssl_server_credentials([pair], identity.authority.read_bytes(), require_client_auth=True)
+    def configuration() -> grpc.ServerCertificateConfiguration:
+        pair = (identity.key.read_bytes(), identity.certificate.read_bytes())
+        return grpc.ssl_server_certificate_configuration([pair], identity.authority.read_bytes())
+
+    return grpc.dynamic_ssl_server_credentials(configuration(), configuration, require_client_authentication=True)
 
 
 def _context(identity: TlsFiles) -> ssl.SSLContext:

@@ -30,7 +30,7 @@ class Workloads:
         """``make`` opens the flow of a workload, known or new; ``beat`` and ``broke`` as of a Worker, with its name."""
         self._authenticate, self._make, self._door = authenticate, make, door
         self._beat, self._broke = beat, broke
-        self._lock, self._workers = threading.Lock(), dict[str, Worker]()
+        self._lock, self._workers, self._closed = threading.Lock(), dict[str, Worker](), False
 
     def start(self, known: Iterable[str]) -> None:
         """Go on with the workloads that this device knows, after its agent's start."""
@@ -46,10 +46,11 @@ class Workloads:
         except SkerryError as error:
             self._door.turn_away(str(error))
             return
+        name = order.assignment.workload
         with self._lock:
-            name = order.assignment.workload
-            worker = self._workers.get(name) or self._employ(name, self._make(name))
-        worker.desire(order)
+            if not self._closed:
+                worker = self._workers.get(name) or self._employ(name, self._make(name))
+                worker.desire(order)
 
     def proving(self) -> set[str]:
         """Workloads whose new model is compared with its predecessor."""
@@ -88,6 +89,8 @@ class Workloads:
 
     def close(self, in_order: bool) -> None:
         """Stop after the present steps. ``in_order``: no model is to blame for this end."""
+        with self._lock:
+            self._closed = True
         workers = self._all().values()
         for worker in workers:
             worker.close()

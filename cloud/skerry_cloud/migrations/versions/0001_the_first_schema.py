@@ -57,7 +57,7 @@ def upgrade() -> None:
         sa.Column("name", sa.String(), nullable=False),
         sa.Column("profile", sa.String(), nullable=False),
         sa.Column("state", sa.String(), nullable=False),
-        sa.Column("certificate", sa.String(), nullable=False),
+        sa.Column("key", sa.String(), nullable=False),
         sa.Column("link", sa.String(), nullable=False),
         sa.Column("seen", sa.Double(), nullable=False),
         sa.Column("counter", sa.Integer(), nullable=False),
