@@ -233,12 +233,12 @@ class Store:
         await self._engine.dispose()
 
 
-def migrate(url: str, revision: str = "head") -> None:
-    """Bring the database up to a revision, as a rule the present schema (creates it where there is none)."""
+def migrate(url: str) -> None:
+    """Bring the database to the present schema (creates it where there is none)."""
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     config.set_main_option("sqlalchemy.url", synchronous(url).replace("%", "%%"))
-    command.upgrade(config, revision)
+    command.upgrade(config, "head")
 
 
 def synchronous(url: str) -> str:

@@ -1,7 +1,5 @@
 import asyncio
-import sqlite3
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -54,16 +52,3 @@ def test_followers_are_woken_by_new_events_and_see_each_once(with_store: Callabl
         assert [found.name for found in await store.events_after(first.id)] == ["edge-2"]
 
     with_store(story)
-
-
-def test_what_a_device_runs_survives_the_step_to_several_models(tmp_path: Path) -> None:
-    url, file = f"sqlite+aiosqlite:///{tmp_path}/state.db", tmp_path / "state.db"
-    migrate(url, "0002")
-    with closing(sqlite3.connect(file)) as database, database:
-        columns = "name, profile, state, certificate, link, seen, counter, workload, release"
-        for row in (("edge-1", "w", 3), ("edge-2", "", 0)):
-            database.execute(f"INSERT INTO devices ({columns}) VALUES (?, 'p', 'enrolled', '', '', 0, 7, ?, ?)", row)
-    migrate(url)
-    with closing(sqlite3.connect(file)) as database:
-        assert database.execute("SELECT * FROM installed").fetchall() == [("edge-1", "w", 3)]
-        assert database.execute("SELECT name, counter FROM devices").fetchall() == [("edge-1", 7), ("edge-2", 7)]
