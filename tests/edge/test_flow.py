@@ -4,7 +4,7 @@ import itertools
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from skerry_edge.config import Health, Shadow
 from skerry_edge.infer.models import load_model
-from skerry_edge.update.flow import MAX_STARTS, UpdateFlow
+from skerry_edge.update.flow import UpdateFlow
 from skerry_edge.update.memory import Memory
 from skerry_edge.update.plan import Device, Floor, authenticate
 from skerry_edge.update.slots import Slots
 from skerry_edge.update.state import StateFile
 from skerry_edge.update.steps import RETRY_S
+from skerry_edge.update.workloads import MAX_STARTS, count_starts
 from skerry_edge.update.world import Live, Transition, World
 from skerry_shared import bundle, files, telemetry
 from skerry_shared.errors import DigestError, LinkError
@@ -60,7 +61,7 @@ class Shelf:
 class Island:
     """A device's disk, and the agents that live on it one after another."""
 
-    def __init__(self, folder: Path, director: Ed25519PrivateKey, arch: str) -> None:
+    def __init__(self, folder: Path, director: Ed25519PrivateKey, arch: str, workload: str = "tiny") -> None:
         self.slots, self.file, self.shelf = Slots(folder), StateFile(folder / "update"), Shelf()
         self.told: list[Transition] = []
         self.compared: list[dict[str, Any]] = []
@@ -68,7 +69,7 @@ class Island:
         self.now, self.timer, self.needed_mb = 2000.0, 0.0, 10.0
         self.director = director.public_key()
         self.world = World(
-            workload=folder.name,
+            workload=workload,
             device=Device("harbour", "pump-7", arch, ("onnxruntime",), 1 << 30),
             repository=self.shelf,
             memory=Memory(100),
@@ -88,7 +89,7 @@ class Island:
 
     def boot(self) -> UpdateFlow:
         flow = UpdateFlow(self.world, self.slots, self.file)
-        flow.count_start()
+        count_starts([flow])
         flow.start()
         return flow
 
@@ -109,6 +110,12 @@ class Island:
 
     def states(self) -> list[str]:
         return [change.after for change in self.told]
+
+
+@pytest.fixture(autouse=True)
+def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Power goes at the calls that make something durable, not within the kernel: there is nothing to wait for."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 @pytest.fixture
@@ -546,3 +553,157 @@ def test_a_shadow_goes_on_after_a_restart_and_can_be_promoted_without_another_do
     settled.give(again, assign(data, 2, 3))
     again.advance()
     assert (settled.told[-1].after, settled.release) == ("proving", 2)
+
+
+def test_dropped_at_every_durable_write_nothing_of_it_is_left_and_it_can_come_again(
+    tmp_path: Path, director: Ed25519PrivateKey, release: Release, assign: Assign, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = release(1)[0]
+    drop = assign(b"", 0, 2, mode="drop", rollout=0)
+    for kill_at in itertools.count():
+        folder = tmp_path / str(kill_at)
+        folder.mkdir()
+        island = Island(folder, director, os.uname().machine)
+        flow = island.boot()
+        island.give(flow, assign(island.shelf.add(data), 1, 1))
+        flow.advance()
+        (folder / "engines").mkdir()
+        survived = _survives(monkeypatch, kill_at, partial(take_in, island, flow, drop))
+        again = island.boot()
+        take_in(island, again, drop)
+        assert (island.file.load().state, island.release, island.slots.active()) == (Update.DROPPED, None, None)
+        assert [path.name for path in folder.iterdir()] == ["update"]
+        assert island.states()[-1] == "dropped"
+        island.give(again, assign(data, 1, 1))
+        assert "counter 1 of tiny is not above 2" in island.told[-1].reason
+        take_in(island, again, assign(data, 1, 3))
+        assert (island.states()[-1], island.release) == ("healthy", 1)
+        if survived:
+            break
+    assert kill_at > 8
+
+
+def take_in(island: Island, flow: UpdateFlow, signed: bytes) -> None:
+    island.give(flow, signed)
+    flow.advance()
+
+
+def test_a_drop_ends_an_update_under_way(settled: Island, release: Release, assign: Assign) -> None:
+    flow = settled.boot()
+    take_in(settled, flow, assign(settled.shelf.add(release(2)[0]), 2, 2))
+    take_in(settled, flow, assign(b"", 0, 3, mode="drop", rollout=0))
+    assert (settled.states()[-4:], settled.release) == (["proving", "replaced", "assigned", "dropped"], None)
+
+
+def test_what_needs_more_memory_than_there_is_is_refused_and_the_rest_serves_on(
+    settled: Island, release: Release, assign: Assign
+) -> None:
+    flow = settled.boot()
+    settled.world.memory.note("ear", 60)
+    settled.needed_mb = 41
+    take_in(settled, flow, assign(settled.shelf.add(release(2)[0]), 2, 2))
+    assert (settled.told[-1].after, settled.release) == ("refused", 1)
+    reason = "memory: needs 41 MB beside ear 60 MB; all models may take 100 MB (models_mb in agent.toml)"
+    assert settled.told[-1].reason == reason
+    settled.needed_mb = 40
+    take_in(settled, flow, assign(settled.shelf.add(release(3)[0]), 3, 3))
+    assert settled.release == 3
+
+
+def test_a_shadow_needs_memory_beside_what_serves(settled: Island, release: Release, assign: Assign) -> None:
+    flow = settled.boot()
+    settled.world.memory.note("ear", 85)
+    take_in(settled, flow, assign(settled.shelf.add(release(2)[0]), 2, 2, mode="shadow"))
+    assert (settled.told[-1].after, settled.release) == ("refused", 1)
+    assert "needs 20 MB beside ear 85 MB" in settled.told[-1].reason
+    take_in(settled, flow, assign(settled.shelf.add(release(2)[0]), 2, 3))
+    assert settled.release == 2
+
+
+class Archipelago:
+    """Two workloads of one device, and the agents that drive them, as ``Workloads`` does."""
+
+    def __init__(self, folder: Path, director: Ed25519PrivateKey) -> None:
+        self.islands = {name: self._island(folder / name, director) for name in ("ear", "tiny")}
+
+    def _island(self, folder: Path, director: Ed25519PrivateKey) -> Island:
+        folder.mkdir(parents=True, exist_ok=True)
+        return Island(folder, director, os.uname().machine, folder.name)
+
+    def boot(self) -> dict[str, UpdateFlow]:
+        flows = {name: UpdateFlow(one.world, one.slots, one.file) for name, one in self.islands.items()}
+        count_starts(list(flows.values()))
+        for flow in flows.values():
+            flow.start()
+        return flows
+
+    def install(self, release: Release, assign: Assign, number: int = 1) -> None:
+        for name, flow in self.boot().items():
+            island = self.islands[name]
+            data = island.shelf.add(release(number, workload=name)[0])
+            take_in(island, flow, assign(data, number, number, workload=name))
+            island.timer += 61
+            flow.advance()
+            flow.settle()
+
+    @property
+    def releases(self) -> dict[str, int | None]:
+        return {name: island.release for name, island in self.islands.items()}
+
+
+def test_killed_at_every_durable_write_of_one_workload_the_other_serves(
+    tmp_path: Path, director: Ed25519PrivateKey, release: Release, assign: Assign, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = release(2)[0]
+    Archipelago(tmp_path / "settled", director).install(release, assign)
+    for kill_at in itertools.count():
+        shutil.copytree(tmp_path / "settled", tmp_path / str(kill_at))
+        both = Archipelago(tmp_path / str(kill_at), director)
+        tiny = both.islands["tiny"]
+        signed = assign(tiny.shelf.add(new), 2, 2)
+        ear = both.islands["ear"].file.load()
+        survived = _survives(monkeypatch, kill_at, partial(take_in, tiny, both.boot()["tiny"], signed))
+        for island in both.islands.values():
+            island.served = None
+        flows = both.boot()
+        assert both.releases["ear"] == 1 and both.releases["tiny"] in (1, 2)
+        assert replace(both.islands["ear"].file.load(), starts=0) == ear
+        take_in(tiny, flows["tiny"], signed)
+        assert both.releases == {"ear": 1, "tiny": 2}
+        shutil.rmtree(tmp_path / str(kill_at))
+        if survived:
+            break
+    assert kill_at > 20
+
+
+def test_for_crashes_the_model_under_way_is_blamed_and_the_other_is_not(
+    tmp_path: Path, director: Ed25519PrivateKey, release: Release, assign: Assign
+) -> None:
+    both = Archipelago(tmp_path / "d", director)
+    both.install(release, assign)
+    both.install(release, assign, 2)
+    tiny = both.islands["tiny"]
+    take_in(tiny, both.boot()["tiny"], assign(tiny.shelf.add(release(3)[0]), 3, 3))
+    assert both.releases == {"ear": 2, "tiny": 3}
+    for _ in range(2 * MAX_STARTS):
+        both.boot()
+    assert both.releases == {"ear": 2, "tiny": 2}
+    assert "restarted 3 times" in tiny.told[-1].reason
+
+
+def test_for_crashes_what_can_go_back_is_blamed_before_what_cannot(
+    tmp_path: Path, director: Ed25519PrivateKey, release: Release, assign: Assign
+) -> None:
+    both = Archipelago(tmp_path / "d", director)
+    both.install(release, assign)
+    ear = both.islands["ear"]
+    flow = both.boot()["ear"]
+    take_in(ear, flow, assign(ear.shelf.add(release(2, workload="ear")[0]), 2, 2, workload="ear"))
+    ear.timer += 61
+    flow.advance()
+    flow.settle()
+    both.islands["tiny"].now = 9000.0  # changed last, but there is no way back
+    for _ in range(MAX_STARTS + 1):
+        both.boot()
+    assert both.releases == {"ear": 1, "tiny": 1}
+    assert [change.after for change in both.islands["tiny"].told][-1] == "healthy"

@@ -35,7 +35,6 @@ from skerry_shared.states import UNDER_WAY, UPDATE, Update, UpdateEvent, step
 
 log = logging.getLogger(__name__)
 
-MAX_STARTS = 3  # of the agent under one model, without an end in order, before the model is blamed for them
 ON_TRIAL = (Update.PROBING, Update.SHADOWING, Update.PROVING, Update.HEALTHY)  # what a crash may be the fault of
 BLAMED = {Update.PROVING: UpdateEvent.DISPROVEN, Update.HEALTHY: UpdateEvent.REGRESSED}
 
@@ -47,7 +46,7 @@ class UpdateFlow:
         """Reads what is stored; ``start`` acts on it."""
         self._world, self._file, self._stored = world, file, file.load()
         self._stage, self._slots = Stage(world, slots), slots
-        self._door, self._last_complaint = Door(world.report, world.clock), ""
+        self._door, self._last_complaint, self._accused = Door(world.report, world.clock), "", False
         world.floor.raise_to(self._stored.floor)
 
     @property
@@ -61,13 +60,13 @@ class UpdateFlow:
         return self._stored.state is Update.SHADOWING
 
     @property
-    def crashing(self) -> bool:
-        """Was the agent restarted so often under this model that one must be blamed for it?"""
-        return self._stored.starts > MAX_STARTS
+    def starts(self) -> int:
+        """Of the agent under what is on trial here, without an end in order."""
+        return self._stored.starts
 
     @property
     def suspicion(self) -> tuple[bool, bool, float]:
-        """The larger, the sooner crashes are its fault: what is under way, what can go back, what changed last."""
+        """The larger, the sooner are crashes its fault: what is under way, what can go back, what changed last."""
         active, stored = self._slots.active(), self._stored
         return stored.state in UNDER_WAY, bool(active and active.previous), stored.time
 
@@ -75,6 +74,10 @@ class UpdateFlow:
         """The agent starts; that its last life ended in order, ``settle`` would have said."""
         if self._stored.state in ON_TRIAL:
             self._save(replace(self._stored, starts=self._stored.starts + 1))
+
+    def accuse(self) -> None:
+        """The agent's crashes are this model's fault; ``start`` acts on it."""
+        self._accused = True
 
     def forgive(self) -> None:
         """The agent's starts so far are no crashes of this model."""
@@ -84,7 +87,7 @@ class UpdateFlow:
     def start(self) -> None:
         """Restore after a restart: report what was not reported, make pointer and state agree, serve."""
         self._tell()
-        if self.crashing:
+        if self._accused:
             self._blame(f"the agent was restarted {self._stored.starts} times meanwhile")
         if self._stored.state in (Update.UNDONE, Update.REPLACED):
             self._put_back()

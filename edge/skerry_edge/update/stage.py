@@ -43,7 +43,7 @@ class Stage:
     def admit(self, candidate: Live, assignment: Assignment) -> Live:
         """There is a candidate now. Raises UnfitError if there is no memory for it."""
         beside = self.serving.memory_mb if self.serving and assignment.shadow else 0.0  # else it takes its place
-        self.world.memory.admit(assignment.workload, candidate.memory_mb + beside)
+        self.world.memory.admit(self.world.workload, candidate.memory_mb + beside)
         self.candidate = candidate
         return candidate
 

@@ -6,6 +6,7 @@ They share what there is once: the memory, the time that the director signed las
 
 import threading
 from collections.abc import Callable, Iterable
+from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,8 @@ from skerry_edge.update.worker import Worker
 from skerry_edge.update.world import Door
 from skerry_shared.errors import SkerryError
 from skerry_shared.ports.runtime import Tensors
+
+MAX_STARTS = 3  # of the agent under the same models, without an end in order, before one of them is blamed
 
 Authenticate = Callable[[bytes], plan.Order]  # raises SkerryError
 
@@ -113,9 +116,11 @@ def count_starts(flows: list[UpdateFlow]) -> None:
     """The agent starts. Where it did too often only one model is blamed, and the others get another chance."""
     for flow in flows:
         flow.count_start()
-    crashing = [flow for flow in flows if flow.crashing]
-    if crashing:
-        culprit = max(crashing, key=lambda flow: flow.suspicion)
-        for flow in flows:
-            if flow is not culprit:
-                flow.forgive()
+    if all(flow.starts <= MAX_STARTS for flow in flows):
+        return
+    suspects = [flow for flow in flows if flow.starts >= MAX_STARTS]  # what began in a life counts it not, others do
+    culprit = max(suspects, key=attrgetter("suspicion"))
+    culprit.accuse()
+    for flow in flows:
+        if flow is not culprit:
+            flow.forgive()
