@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from skerry_edge import AsyncClient, Client, cli, status
+from skerry_edge import AsyncClient, Client, SocketClient, cli, status
 from skerry_edge.config import Folders, Health, Shadow
 from skerry_edge.infer.models import load_model
 from skerry_edge.observe.arrow import decode
@@ -38,11 +39,12 @@ from skerry_edge.update.world import Live, World
 from skerry_proto.v1 import inference_pb2 as pb
 from skerry_proto.v1 import services_pb2, telemetry_pb2
 from skerry_shared import identity, signing, telemetry, wire
-from skerry_shared.errors import InputError, StateError
+from skerry_shared.errors import DeadlineError, InputError, StateError
 from skerry_shared.release import Manifest
 from skerry_shared.sealing import IngestKey, Opener
 
 Rows = dict[str, list[Any]]
+LINKS = 2  # of agents, one after the other, that a gateway of a test can have
 PROGRAM = [sys.executable, "-m", "skerry_edge.cli"]
 
 
@@ -168,9 +170,9 @@ def stop(process: subprocess.Popen[str]) -> str:
     return log
 
 
-def ask(address: str, images: np.ndarray[Any, Any]) -> pb.ModelInferResponse:
+def ask(address: str, images: np.ndarray[Any, Any], model: str = "tiny") -> pb.ModelInferResponse:
     tensor = pb.ModelInferRequest.InferInputTensor(name="image", datatype="UINT8", shape=images.shape)
-    request = pb.ModelInferRequest(model_name="tiny", inputs=[tensor], raw_input_contents=[images.tobytes()])
+    request = pb.ModelInferRequest(model_name=model, inputs=[tensor], raw_input_contents=[images.tobytes()])
     with grpc.insecure_channel(address) as channel:
         infer = channel.unary_unary(
             "/inference.GRPCInferenceService/ModelInfer",
@@ -376,12 +378,13 @@ def gateway(cloud: Any) -> Iterator[Any]:
     key = identity.new_key()
     certificate = cloud.authority.issue_server(key, ("127.0.0.1",), datetime.now(timezone.utc), 1)
     credentials = grpc.ssl_server_credentials([(identity.private_pem(key), certificate)], cloud.authority_pem, True)
-    server = grpc.server(ThreadPoolExecutor(2))
+    server = grpc.server(ThreadPoolExecutor(LINKS))
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("skerry.v1.Gateway", {"Link": handler})])
     port = server.add_secure_port("127.0.0.1:0", credentials)
     server.start()
     yield port, downs
-    downs.put(None)
+    for _ in range(LINKS):
+        downs.put(None)
     server.stop(0).wait()
 
 
@@ -443,3 +446,99 @@ def test_a_shadow_reports_and_the_champion_goes_on_serving(
         stop(agent)
     (compared,), (champion,) = machine.told()["shadow"]["compared"], machine.told()["shadow"]["champion"]
     assert (compared, champion) == (SAMPLES, 1)
+
+
+class Asking(threading.Thread):
+    """An application that asks one model, over and over, and notes what went wrong."""
+
+    def __init__(self, address: str, model: str, images: np.ndarray[Any, Any]) -> None:
+        super().__init__(daemon=True)
+        self.answered, self.failed, self.done = 0, list[str](), threading.Event()
+        self._asked = (address, images, model)
+
+    def run(self) -> None:
+        while not self.done.is_set():
+            try:
+                self.answered += ask(*self._asked).model_version == "1"
+            except grpc.RpcError as error:
+                self.failed.append(str(error))
+
+    def __enter__(self) -> "Asking":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.done.set()
+        self.join()
+
+
+def test_two_models_each_updated_undone_and_dropped_on_its_own(
+    tmp_path: Path, director: Ed25519PrivateKey, cloud: Any, publisher: Any, gateway: Any, pictures: Any,
+    release: Callable[..., tuple[bytes, Manifest]], assign: Callable[..., bytes], weights: np.ndarray[Any, Any],
+) -> None:  # fmt: skip
+    port, downs = gateway
+    settings = f'repository = "{cloud.url}/tuf"\ngateway = "127.0.0.1:{port}"\n[health]\nproving_answers = 20\n'
+    machine = Machine(tmp_path / "d", director, cloud.authority, settings)
+    machine.folders.trust_root.write_bytes(publisher.root)
+    address, expires = f"unix:{machine.folders.socket}", int(time.time()) + 3600
+
+    def send(counter: int, workload: str, number: int, **changes: Any) -> None:
+        data = release(number, workload=workload, **changes)[0]
+        publisher.publish(f"{workload}/{number}/generic-x86-64.bundle", data)
+        signed = assign(data, number, counter, workload=workload, expires=expires)
+        downs.put(telemetry_pb2.Down(desired=signed))
+
+    with start(machine.folders.root, until="linked over grpc") as agent:
+        for counter, workload in enumerate(("tiny", "ear"), 1):
+            send(counter, workload, 1)
+            wait_for(agent, f"update {workload} 1: proving → healthy")
+        assert [ask(address, pictures(1), model).model_version for model in ("tiny", "ear")] == ["1", "1"]
+        assert repository_index(machine) == [("ear", "1", "READY"), ("tiny", "1", "READY")]
+        with SocketClient(machine.folders.root) as client, pytest.raises(InputError, match="name one of 'ear', 'tiny'"):
+            client.predict({"image": pictures(1)})
+        with Client(machine.folders.root) as inside, pytest.raises(InputError, match="name one of 'ear', 'tiny'"):
+            inside.predict({"image": pictures(1)})
+        with Client(machine.folders.root, "ear") as inside:
+            assert inside.predict({"image": pictures(1)}).manifest.workload == "ear"
+        with Asking(address, "ear", pictures(1)) as app:
+            send(3, "tiny", 2, weights=-weights)
+            wait_for(agent, "serving tiny release 2")
+            for i in range(SAMPLES):  # a full batch, which does not wait
+                ask(address, pictures(1, seed=i))
+            wait_for(agent, "update tiny 2: proving → undone")
+            assert ask(address, pictures(1)).model_version == "1"
+            gone = assign(b"", 0, 4, workload="tiny", expires=expires, mode="drop", rollout=0)
+            downs.put(telemetry_pb2.Down(desired=gone))
+            wait_for(agent, "update tiny 0: assigned → dropped")
+        assert app.failed == [] and app.answered > 50
+        with pytest.raises(grpc.RpcError, match="model 'tiny': not here; this device serves 'ear' 1"):
+            ask(address, pictures(1))
+        with SocketClient(machine.folders.root) as client:
+            assert client.predict({"image": pictures(1)}).model == "ear"
+        stop(agent)
+    found = {model.workload: (model.active and model.active.release, model.update) for model in status_of(machine)}
+    assert found == {"ear": (1, "healthy"), "tiny": (None, "dropped")}
+    assert sorted(path.name for path in machine.folders.workload("tiny").root.iterdir()) == ["update"]
+    with start(machine.folders.root, "serving ear") as again:
+        assert ask(address, pictures(1), "ear").model_version == "1"
+        stop(again)
+
+
+def status_of(machine: Machine) -> list[status.Installed]:
+    return status.read(machine.folders).models
+
+
+def repository_index(machine: Machine) -> list[tuple[str, str, str]]:
+    url = f"http://127.0.0.1:{machine.folders.http_port.read_text()}/v2/repository/index"
+    with urllib.request.urlopen(urllib.request.Request(url, b"{}", method="POST"), timeout=10) as reply:
+        return [(model["name"], model["version"], model["state"]) for model in json.load(reply)]
+
+
+def test_overload_comes_home_in_a_table_of_its_own(machine: Machine, pictures: Any) -> None:
+    with start(machine.folders.root) as agent:
+        with SocketClient(machine.folders.root) as client, pytest.raises(DeadlineError):
+            client.predict({"image": pictures(1)}, timeout_s=-1.0)
+        stop(agent)
+    load = machine.told()["load"]
+    assert (load["workload"], load["release"], load["expired"], load["shed"]) == (["tiny"], [1], [1], [0])
+    assert load["start"][0] < load["end"][0]
