@@ -542,3 +542,28 @@ def test_overload_comes_home_in_a_table_of_its_own(machine: Machine, pictures: A
     load = machine.told()["load"]
     assert (load["workload"], load["release"], load["expired"], load["shed"]) == (["tiny"], [1], [1], [0])
     assert load["start"][0] < load["end"][0]
+
+
+def test_an_accelerator_of_the_profile_that_fails_is_told_for_each_model(
+    machine: Machine, release: Callable[..., tuple[bytes, Manifest]], assign: Callable[..., bytes]
+) -> None:
+    machine.install(ear := release(1, workload="ear")[0], assign(ear, 1, 2, workload="ear"))
+    config = machine.folders.config
+    config.write_text(config.read_text().replace("generic-x86-64", "jetson-orin-nano"))
+    with start(machine.folders.root, "serving") as agent:
+        wait_for(agent, "serving")  # the other one
+        with SocketClient(machine.folders.root) as client:
+            assert client.predict({"image": np.zeros((1, 2, 2), np.uint8)}, "ear").release == 1
+        stop(agent)
+    events = machine.told()["events"]
+    told = zip(events["subject"], events["from"], events["to"], events["workload"], strict=True)
+    assert {event[1:] for event in told if event[0] == "runtime" and event[1] != "trying"} == {
+        ("tensorrt", "cpu", "tiny"), ("tensorrt", "cpu", "ear"),
+    }  # fmt: skip
+    done = subprocess.run([*PROGRAM, "doctor", "--json", machine.folders.root], capture_output=True, text=True)
+    findings = {finding["check"]: finding for finding in json.loads(done.stdout)}
+    assert done.returncode == 1 and not findings["runtime"]["ok"] and findings["model"]["ok"]
+    for name in ("ear", "tiny"):
+        assert f"{name}: runs on cpu instead of tensorrt" in findings["runtime"]["detail"]
+        assert f"{name}: release 1, golden outputs within" in findings["model"]["detail"]
+    assert "tensorrt, cuda, cpu" in findings["plan"]["detail"]
