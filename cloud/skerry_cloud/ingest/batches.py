@@ -122,6 +122,10 @@ def _is_probability(column: pa.ChunkedArray) -> bool:
     return _all(pc.and_(pc.greater(column, 0.0), pc.less_equal(column, 1.0)))
 
 
+def _is_share(column: pa.ChunkedArray) -> bool:
+    return _all(pc.and_(pc.greater_equal(column, 0.0), pc.less_equal(column, 1.0)))
+
+
 def _is_number(column: pa.ChunkedArray) -> bool:
     return _all(pc.greater_equal(column, 0))
 
@@ -152,8 +156,10 @@ RULES: dict[str, Rule] = {
     "probability": _is_probability,
     "release": _is_number,
     "rollout": _is_number,
+    "champion": _is_number,
     "counts": _are_counts,
-    **dict.fromkeys(("waited", "shared", "shed", "expired", "refused"), _is_count),
+    **dict.fromkeys(("waited", "shared", "shed", "expired", "refused", "compared", "agreed", "failed"), _is_count),
+    **dict.fromkeys(("shift", "agreement_low", "agreement_high"), _is_share),
     "subject": _is_subject,
 }
 
