@@ -86,5 +86,6 @@ def _port(path: Path) -> int | None:
 
 
 def _line(event: dict[str, Any]) -> str:
-    release = f" release {event['release']}" if event["release"] else ""
-    return f"{event['subject']}{release}: {event['from'] or '-'} → {event['to']}: {event['reason']}"
+    about = f" {event['workload']}" if event["workload"] else ""
+    about += f" release {event['release']}" if event["release"] else ""
+    return f"{event['subject']}{about}: {event['from'] or '-'} → {event['to']}: {event['reason']}"
