@@ -237,7 +237,9 @@ def rollout_start(
     wait: Annotated[bool, typer.Option("--wait", help="Follow it to its end; exit 1 if it halts.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Start bringing a release to the devices that can run it.
+    """Start bringing a release to the devices that can run it. Models of other workloads on them stay as they are.
+
+    Left out, unless --device names them: devices that run it already, and those that were told to drop the workload.
 
     Example: skerry rollout start fashion/1 --canary 1 --wait
     """

@@ -11,7 +11,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -45,6 +45,7 @@ from skerry_edge.update.memory import Memory
 from skerry_edge.update.plan import Device, Floor, Order, authenticate
 from skerry_edge.update.slots import Slots
 from skerry_edge.update.state import StateFile
+from skerry_edge.update.worker import BEAT_S
 from skerry_edge.update.workloads import Workloads
 from skerry_edge.update.world import Door, Live, Transition, World
 from skerry_edge.upkeep import Upkeep
@@ -53,7 +54,7 @@ from skerry_shared.bundle import Bundle
 from skerry_shared.errors import SkerryError
 from skerry_shared.files import sync_folder, write_durably
 from skerry_shared.identity import load_key, utc
-from skerry_shared.locking import locked
+from skerry_shared.locking import locked, turn
 from skerry_shared.ports.carrier import TlsFiles, Transport
 from skerry_shared.profiles import Thermal
 from skerry_shared.release import Manifest
@@ -66,6 +67,7 @@ M_ARENA_MAX = -8  # of malloc.h
 RENEW_S = 3600.0  # between looks at the certificate, which has a third of its life left when one finds it old
 TICK_S = 1.0  # how late a window or a sample may be
 GRACE_S = 2.0  # that requests in flight get at the end
+FETCHES = threading.Lock()
 LOOP_S, UPDATE_S = 30.0, 900.0  # seconds between signs of life; an engine was seen to build for 570
 
 
@@ -83,7 +85,6 @@ class Agent:
         alive = lambda: self._notifier.tell(WATCHDOG)  # noqa: E731
         self._watchdog = Watchdog({"loop": LOOP_S}, alive, time.monotonic, period)
         self._device, self._director = _device(config), load_public(folders.director.read_bytes())
-        self._repository = _Repository(folders, config)
         self._memory, self._floor = Memory(budget_mb(config)), Floor(time.time)
         door = Door(self._report, time.time)
         self._workloads = Workloads(self._authenticate, self._open, door, self._on_beat, self._on_broken)
@@ -182,7 +183,7 @@ class Agent:
         return World(
             workload=workload,
             device=self._device,
-            repository=self._repository,
+            repository=_Repository(self._folders, config, partial(self._watchdog.beat, _part(workload))),
             memory=self._memory,
             floor=self._floor,
             load=partial(self._load_model, loader),
@@ -261,8 +262,8 @@ class Agent:
         self._outbox.put("shadow", telemetry.pack(encode("shadow", {name: [value] for name, value in row.items()})))
 
     def _report(self, change: Transition) -> None:
-        name = f"{change.workload} {change.release}"
-        log.info("update %s: %s → %s: %s", name, change.before or "-", change.after, change.reason)
+        name = f"update {change.workload} {change.release}" if change.workload else "an assignment"
+        log.info("%s: %s → %s: %s", name, change.before or "-", change.after, change.reason)
         self._events.add(
             {
                 "time": change.time, "subject": "update", "from": change.before, "to": change.after,
@@ -291,17 +292,20 @@ async def run(folder: Path) -> None:
 
 
 class _Repository:
-    """The repository, loaded when something is fetched: TUF and HTTPS are of no use to an agent that only serves."""
+    """The repository, loaded when something is fetched: TUF and HTTPS are of no use to an agent that only serves.
 
-    def __init__(self, folders: Folders, config: AgentConfig) -> None:
-        self._folders, self._url, self._turn = folders, config.repository, threading.Lock()
+    Its metadata are one workload's as well as another's, so these take turns; who waits says that it is alive.
+    """
+
+    def __init__(self, folders: Folders, config: AgentConfig, alive: Callable[[], None]) -> None:
+        self._folders, self._url, self._alive = folders, config.repository, alive
 
     def fetch(self, path: str, sha256: str, length: int) -> bytes:
         from skerry_edge.adapters.repository_tuf import Repository
 
         folders = self._folders
         repository = Repository(self._url, folders.authority, folders.trust_root, folders.tuf, time.time)
-        with self._turn:  # the metadata are one workload's as well as the other's
+        with turn(FETCHES, BEAT_S, self._alive):
             return repository.fetch(path, sha256, length)
 
 

@@ -59,6 +59,8 @@ class Client:
         if self._loaded is None:
             with self._lock:
                 self._look()
+                if self._loaded is None and self._followed:
+                    raise StateError(f"no model of {self._followed.name} is installed here")
         return self._engine.predict(inputs)
 
     def feedback(self, prediction_id: str, label: str) -> None:

@@ -17,6 +17,7 @@ from skerry_edge.infer.trial import PROGRESS_S, Progress, try_out
 from skerry_shared import plugins
 from skerry_shared.bundle import Bundle
 from skerry_shared.errors import ModelError, UsageError
+from skerry_shared.locking import turn
 from skerry_shared.ports.runtime import CPU, Model, Runtime
 
 log = logging.getLogger(__name__)
@@ -101,12 +102,8 @@ class Loader:
         settings, cache = self._settings, self._engines.made(key).resolve()
         folder = bundle.model.parent.resolve()  # the child has another working directory
         job = Job(str(folder), provider, settings.threads, str(cache), settings.memory_bytes)
-        while not TRIALS.acquire(timeout=PROGRESS_S):
-            self._progress("waits: another model is being tried")
-        try:
+        with turn(TRIALS, PROGRESS_S, lambda: self._progress("waits: another model is being tried")):
             finding = try_out(job, self._progress)
-        finally:
-            TRIALS.release()
         if not finding.fault:
             self._engines.save(key, finding)
         return finding
