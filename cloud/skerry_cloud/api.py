@@ -14,6 +14,7 @@ import contextlib
 import hmac
 import json
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -250,8 +251,10 @@ class _Api:
     async def devices(self, request: Request) -> Response:
         self._authorize(request)
         found = await self._s.store.all(select(Device).order_by(Device.name))
-        installed = await self._s.store.all(select(Installed).order_by(Installed.workload))
-        return JSONResponse([_device(row, [one for one in installed if one.device == row.name]) for row in found])
+        runs = defaultdict[str, list[Installed]](list)
+        for installed in await self._s.store.all(select(Installed).order_by(Installed.workload)):
+            runs[installed.device].append(installed)
+        return JSONResponse([_device(row, runs[row.name]) for row in found])
 
     async def device(self, request: Request) -> Response:
         self._authorize(request)

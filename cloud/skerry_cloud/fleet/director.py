@@ -17,6 +17,7 @@ from skerry_shared.release import Manifest, Target
 from skerry_shared.states import ROLLOUT, RolloutEvent, Update
 
 DAY = 86400
+EVER = 100 * 365 * DAY
 DEVICE_STATES = {state.value for state in Update}
 SUBJECTS = ("agent", "runtime", "update")  # what a device may speak of; a rollout or an alarm is not its to tell
 
@@ -107,7 +108,7 @@ class Director:
                 await self._advance(rollout, plan.Decision(RolloutEvent.FAILED, str(error)), "director", now)
 
     async def drop(self, device: str, workload: str, actor: str, reason: str, now: float) -> Assignment:
-        """Take a workload off a device; it does so when it is online, and offline it does not come back.
+        """Take a workload off a device, at once or whenever it comes back: this word does not expire.
 
         Raises NotFoundError if it was never assigned, StateError if that is said already or a rollout is under way.
         """
@@ -118,7 +119,7 @@ class Director:
             if not newest.release:
                 raise StateError(f"device {device}: is told to drop {workload} already; it is {newest.state}")
             await _check_idle(session, device, workload)
-            dropped = await self._sign(session, device, now, workload=workload, **NOTHING)
+            dropped = await self._sign(session, device, now, EVER, workload=workload, **NOTHING)
             before, after = f"{workload}/{newest.release}", f"to drop {workload}"
             session.add(Event(time=now, kind="device", name=device, before=before, after=after, reason=reason,
                               actor=actor))  # fmt: skip
@@ -232,17 +233,17 @@ class Director:
         if not bundle:
             raise NotFoundError(f"{rollout.workload}/{number} has no bundle for {name}, which is a {device.profile}")
         return await self._sign(
-            session, name, now, rollout=rollout.id, workload=rollout.workload, release=number, path=bundle.path,
-            sha256=bundle.sha256, length=bundle.length, target=wire.from_json(Manifest, bundle.manifest).target,
-            mode=mode,
+            session, name, now, self._lifetime, rollout=rollout.id, workload=rollout.workload, release=number,
+            path=bundle.path, sha256=bundle.sha256, length=bundle.length,
+            target=wire.from_json(Manifest, bundle.manifest).target, mode=mode,
         )  # fmt: skip
 
-    async def _sign(self, session: AsyncSession, name: str, now: float, **what: Any) -> Assignment:
-        """The device's next assignment; ``what`` are the fields of it that are not about the device."""
+    async def _sign(self, session: AsyncSession, name: str, now: float, lifetime: float, **what: Any) -> Assignment:
+        """The device's next assignment, good for ``lifetime`` seconds; ``what`` is to be done."""
         device = await session.get_one(Device, name, with_for_update=True)
         device.counter += 1
         document = release.Assignment(
-            fleet=self._fleet, device=name, counter=device.counter, issued=int(now), expires=int(now + self._lifetime),
+            fleet=self._fleet, device=name, counter=device.counter, issued=int(now), expires=int(now + lifetime),
             **what,
         )  # fmt: skip
         signed = wire.encode(signing.sign(document, self._key))
