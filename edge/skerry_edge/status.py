@@ -78,7 +78,8 @@ def _installed(folder: WorkloadFolder) -> Installed:
 
 def _model(model: Installed) -> str:
     serving = f"release {model.active.release}, slot {model.active.slot}" if model.active else "none serves"
-    return f"{model.workload} {serving}; {model.update}{f': {model.reason}' if model.reason else ''}"
+    update = model.update or "no assignment yet"
+    return f"{model.workload} {serving}; {update}{f': {model.reason}' if model.reason else ''}"
 
 
 def _port(path: Path) -> int | None:

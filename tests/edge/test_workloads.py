@@ -1,5 +1,6 @@
 """Which workload an assignment is for, and what happens where one of several workers hangs or breaks."""
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -41,7 +42,7 @@ class Crew:
         self.slow.set()
         self.workloads = Workloads(
             lambda data: authenticate(data, director.public_key(), self.device), self.open,
-            Door(self.report, lambda: 2000.0), lambda _: None, self.broken.append,
+            Door(self.report, lambda: 2000.0), lambda _: None, self.hear,
         )  # fmt: skip
 
     def open(self, name: str) -> UpdateFlow:
@@ -67,6 +68,11 @@ class Crew:
     def serve(self, name: str, live: Live | None) -> None:
         self.serving[name] = live.release if live else None
 
+    def hear(self, error: Exception) -> None:
+        with self.news:
+            self.broken.append(error)
+            self.news.notify_all()
+
     def report(self, change: Transition) -> None:
         with self.news:
             self.told.append(change)
@@ -83,8 +89,6 @@ class Crew:
 
 @pytest.fixture
 def crew(tmp_path: Path, director: Ed25519PrivateKey) -> Iterator[Crew]:
-    import os
-
     crew = Crew(tmp_path / "workloads", director, os.uname().machine)
     yield crew
     crew.slow.set()
@@ -163,8 +167,8 @@ def test_what_cannot_be_trusted_is_reported_once_and_makes_nothing(
 
 
 def test_an_error_that_is_none_of_ours_is_heard_of(crew: Crew, release: Release, assign: Assign) -> None:
-    broken = threading.Event()
-    crew.workloads._broke = lambda error: broken.set() if isinstance(error, ZeroDivisionError) else None
     crew.serve = lambda *_: 1 // 0  # type: ignore[method-assign, assignment]
     crew.workloads.desire(assign(crew.add(release(1)[0]), 1, 1))
-    assert broken.wait(PATIENCE)
+    with crew.news:
+        assert crew.news.wait_for(lambda: crew.broken, PATIENCE)
+    assert isinstance(crew.broken[0], ZeroDivisionError)
