@@ -89,6 +89,7 @@ class Agent:
         door = Door(self._report, time.time)
         self._workloads = Workloads(self._authenticate, self._open, door, self._on_beat, self._on_broken)
         self._loading = {folder.name for folder in folders.workloads()}  # whose models do not serve yet
+        self._ready = False
         profile = profile_of(config)
         thermal = profile.thermal if profile else Thermal()
         self._upkeep = Upkeep(config.protect, thermal, self._workloads, self._relieve, time.monotonic)
@@ -105,7 +106,6 @@ class Agent:
         self._tell("", "started")
         self._watchdog.start()
         self._workloads.start(sorted(self._loading))
-        self._tell_ready()
         parts = (stopping.wait(), self._tick(), self._uplink.run(), self._stay_certified())
         work = [asyncio.ensure_future(part) for part in parts]
         ended, _ = await asyncio.wait([self._broken, *work], return_when=asyncio.FIRST_COMPLETED)
@@ -131,13 +131,13 @@ class Agent:
     def _on_beat(self, workload: str) -> None:
         """A worker came round; the first time it has loaded what this device can answer with."""
         self._watchdog.beat(_part(workload))
-        if workload in self._loading:
-            self._loading.discard(workload)
-            self._tell_ready()
+        self._loading.discard(workload)
+        self._tell_ready()
 
     def _tell_ready(self) -> None:
-        if not self._loading:
-            self._notifier.tell(READY)
+        """Once all that is installed serves; again and again while the supervisor is too busy to hear it."""
+        if not (self._loading or self._ready):
+            self._ready = self._notifier.tell(READY)
 
     def _on_broken(self, error: Exception) -> None:
         """A worker ended by an error; called in its thread."""
@@ -147,6 +147,7 @@ class Agent:
         while True:
             await asyncio.sleep(TICK_S)
             self._watchdog.beat("loop")
+            self._tell_ready()
             await asyncio.to_thread(self._upkeep.tick)
             await asyncio.to_thread(self._serving.tick)
             await asyncio.to_thread(self._load_log.tick)

@@ -13,6 +13,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -137,19 +138,18 @@ def machine(
 def agent(machine: Machine) -> Iterator[subprocess.Popen[str]]:
     with start(machine.folders.root) as process:
         yield process
-        process.kill()
 
 
-def start(folder: Path, until: str = "serving tiny", **environment: str) -> subprocess.Popen[str]:
-    """An agent that serves its model when this returns."""
-    variables = os.environ | environment
-    process = subprocess.Popen([*PROGRAM, "run", str(folder)], stderr=subprocess.PIPE, text=True, env=variables)
-    try:
-        wait_for(process, until)
-    except AssertionError:
-        process.kill()
-        raise
-    return process
+@contextmanager
+def start(folder: Path, until: str = "serving tiny", **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """An agent that serves its model when the context is entered; whatever happens in it, the agent ends with it."""
+    command, variables = [*PROGRAM, "run", str(folder)], os.environ | environment
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=variables) as process:
+        try:
+            wait_for(process, until)
+            yield process
+        finally:
+            process.kill()
 
 
 def wait_for(process: subprocess.Popen[str], text: str) -> None:
@@ -275,7 +275,7 @@ def test_the_status_of_a_running_and_a_stopped_agent(machine: Machine, agent: su
     assert (stopped.running, stopped.port) == (False, None)
     (model,) = stopped.models
     assert (model.workload, model.update) == ("tiny", "healthy") and model.active and model.active.release == 1
-    assert [event["to"] for event in stopped.events] == ["started", "stopped"]
+    assert [event["to"] for event in stopped.events if event["subject"] == "agent"] == ["started", "stopped"]
     text = subprocess.run([*PROGRAM, "status", machine.folders.root], capture_output=True, text=True, check=True).stdout
     assert "tiny release 1, slot a" in text
     as_json = subprocess.run([*PROGRAM, "status", "--json", machine.folders.root], capture_output=True, check=True)
