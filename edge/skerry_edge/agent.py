@@ -6,9 +6,9 @@ uplink ── assignments ──▶ workloads ── proven models ──▶ eng
 """
 
 import asyncio
-import ctypes
 import logging
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ from typing import Any
 
 import grpc
 
-from skerry_edge import renewal
+from skerry_edge import memory, renewal
 from skerry_edge.config import AgentConfig, Folders, WorkloadFolder, load
 from skerry_edge.infer.engine import Engine
 from skerry_edge.infer.engines import Engines
@@ -63,7 +63,7 @@ from skerry_shared.signing import load_public
 
 log = logging.getLogger(__name__)
 
-M_ARENA_MAX = -8  # of malloc.h
+SWITCH_S = 0.0005  # after which a thread that computes lets a request go on; Python's own 5 ms are many answers long
 RENEW_S = 3600.0  # between looks at the certificate, which has a third of its life left when one finds it old
 TICK_S = 1.0  # how late a window or a sample may be
 GRACE_S = 2.0  # that requests in flight get at the end
@@ -284,7 +284,8 @@ async def run(folder: Path) -> None:
     """Run the agent of ``folder``. Raises ConfigError, or StateError if one runs already."""
     folders = Folders(folder)
     config = load(folders)
-    _share_heaps()
+    memory.share_heap()
+    sys.setswitchinterval(SWITCH_S)
     folders.run.mkdir(mode=0o700, exist_ok=True)
     with locked(folders.lock, "an agent"):
         for port in (folders.port, folders.http_port):  # of an agent that was killed
@@ -308,12 +309,6 @@ class _Repository:
         repository = Repository(self._url, folders.authority, folders.trust_root, folders.tuf, time.time)
         with turn(FETCHES, BEAT_S, self._alive):
             return repository.fetch(path, sha256, length)
-
-
-def _share_heaps() -> None:
-    """Let threads share two heaps: glibc would give each its own, which costs several MB and gains nothing."""
-    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):  # musl has none, and needs none
-        mallopt(M_ARENA_MAX, 2)
 
 
 def _device(config: AgentConfig) -> Device:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Protocol
 
 from skerry_edge.config import AgentConfig
-from skerry_edge.infer.choose import Choice
+from skerry_edge.infer.choose import Choice, runs_at_once
 from skerry_edge.infer.engine import Active, Engine
 from skerry_edge.infer.models import Chosen
 from skerry_edge.infer.scheduler import Limits
@@ -19,7 +19,7 @@ from skerry_shared.release import Manifest
 
 log = logging.getLogger(__name__)
 
-CONCURRENT = os.cpu_count() or 1  # runs of one model at a time; each has the configured number of threads
+CORES = os.cpu_count() or 1  # a run has the configured number of threads
 WAITING = 64  # requests that may wait for a model
 
 
@@ -86,4 +86,4 @@ class Serving:
 def _limits(model: Model) -> Limits:
     """What was measured of the model says whether runs are worth sharing."""
     choice = model.choice if isinstance(model, Chosen) else Choice("cpu", 1, "not measured")
-    return Limits(threads=CONCURRENT, waiting=WAITING, batch=choice.batch)
+    return Limits(threads=runs_at_once(choice, CORES), waiting=WAITING, batch=choice.batch)
