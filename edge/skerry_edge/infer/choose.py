@@ -35,8 +35,8 @@ class Choice:
     batch: int
     reason: str
     fallback_from: str = ""  # the accelerator that should have done it
-    memory_mb: float = 0.0
     p50_ms: float = 0.0  # of one example; 0: not measured
+    memory_mb: float = 0.0  # likewise
 
 
 def choose(findings: Sequence[Finding]) -> Choice:
@@ -48,11 +48,11 @@ def choose(findings: Sequence[Finding]) -> Choice:
     broken = [finding for finding in findings if finding.fault and finding.provider != CPU]
     if best.provider == CPU and broken and all(finding.provider == CPU for finding in usable):
         reason = f"{broken[0].provider}: {broken[0].fault}"
-        return Choice(CPU, best.batch, reason, broken[0].provider, best.memory_mb, best.p50_ms)
+        return Choice(CPU, best.batch, reason, broken[0].provider, best.p50_ms, best.memory_mb)
     others = "".join(f", {one.provider} {one.p50_ms:.3g} ms" for one in usable if one is not best)
     faults = "".join(f"; {one.provider}: {one.fault}" for one in findings if one.fault)
     reason = f"{best.provider} {best.p50_ms:.3g} ms{others}{faults}"
-    return Choice(best.provider, best.batch, reason, "", best.memory_mb, best.p50_ms)
+    return Choice(best.provider, best.batch, reason, "", best.p50_ms, best.memory_mb)
 
 
 def runs_at_once(choice: Choice, cores: int) -> int:
