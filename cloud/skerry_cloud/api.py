@@ -14,7 +14,8 @@ import contextlib
 import hmac
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,7 +37,20 @@ from skerry_cloud.ingest.samples import summary
 from skerry_cloud.job import Progress, Report
 from skerry_cloud.learning import Learning
 from skerry_cloud.specs import Wanted
-from skerry_cloud.store import Alarm, Assignment, Bundle, Dataset, Device, Event, Release, Rollout, Run, Store, plain
+from skerry_cloud.store import (
+    Alarm,
+    Assignment,
+    Bundle,
+    Dataset,
+    Device,
+    Event,
+    Installed,
+    Release,
+    Rollout,
+    Run,
+    Store,
+    plain,
+)
 from skerry_shared import bundle, errors
 from skerry_shared.config import decode
 
@@ -122,6 +136,14 @@ class DeviceRequest:
 
 
 @dataclass(frozen=True)
+class DropRequest:
+    """POST /v1/devices/NAME/drop."""
+
+    workload: str
+    reason: str = "by the operator"
+
+
+@dataclass(frozen=True)
 class ReasonRequest:
     """POST /v1/rollouts/ID/halt, /v1/alarms/ID/resolve."""
 
@@ -147,10 +169,11 @@ def create(services: Services) -> Starlette:
         Route("/v1/releases", api.rows(Release, Release.created)),
         Route("/v1/releases", api.publish, methods=["POST"]),
         Route("/v1/releases/{workload}/{number:int}", api.release),
-        Route("/v1/devices", api.rows(Device, Device.name)),
+        Route("/v1/devices", api.devices),
         Route("/v1/devices", api.announce, methods=["POST"]),
         Route("/v1/devices/{name}", api.device),
         Route("/v1/devices/{name}", api.revoke, methods=["DELETE"]),
+        Route("/v1/devices/{name}/drop", api.drop, methods=["POST"]),
         Route("/v1/rollouts", api.rows(Rollout, Rollout.id)),
         Route("/v1/rollouts", api.start_rollout, methods=["POST"]),
         Route("/v1/rollouts/{rollout:int}", api.rollout),
@@ -252,11 +275,26 @@ class _Api:
         token = await self._s.enrolment.announce(asked.name, asked.profile, self._s.token_seconds, time.time())
         return JSONResponse({"device": asked.name, "token": token})
 
+    async def devices(self, request: Request) -> Response:
+        self._authorize(request)
+        found = await self._s.store.all(select(Device).order_by(Device.name))
+        runs = defaultdict[str, list[Installed]](list)
+        for installed in await self._s.store.all(select(Installed).order_by(Installed.workload)):
+            runs[installed.device].append(installed)
+        return JSONResponse([_device(row, runs[row.name]) for row in found])
+
     async def device(self, request: Request) -> Response:
         self._authorize(request)
         device = await self._s.store.get(Device, request.path_params["name"])
+        installed = select(Installed).where(Installed.device == device.name).order_by(Installed.workload)
         history = select(Assignment).where(Assignment.device == device.name).order_by(Assignment.counter)
-        return JSONResponse(plain(device) | {"assignments": [plain(row) for row in await self._s.store.all(history)]})
+        told = [plain(row) for row in await self._s.store.all(history)]
+        return JSONResponse(_device(device, await self._s.store.all(installed)) | {"assignments": told})
+
+    async def drop(self, request: Request) -> Response:
+        asked, name = await self._asked(DropRequest, request), request.path_params["name"]
+        told = await self._s.director.drop(name, asked.workload, "operator", asked.reason, time.time())
+        return JSONResponse(plain(told))
 
     async def revoke(self, request: Request) -> Response:
         self._authorize(request)
@@ -279,7 +317,7 @@ class _Api:
         return JSONResponse(plain(await self._s.director.stop(number, "operator", asked.reason, time.time())))
 
     async def telemetry(self, request: Request) -> Response:
-        """Rows in the lake by device and table, and when the newest arrived."""
+        """Rows in the lake by device and table, when the newest arrived, and what could not be answered at once."""
         self._authorize(request)
         return JSONResponse(await asyncio.to_thread(summary, self._s.lake))
 
@@ -334,6 +372,11 @@ class _Api:
         self._s.background.add(task)
         task.add_done_callback(self._s.background.discard)
         return StreamingResponse(_lines(queue), media_type="application/x-ndjson")
+
+
+def _device(row: Device, installed: Sequence[Installed]) -> dict[str, Any]:
+    """A device, and the releases that it runs, one a workload."""
+    return plain(row) | {"runs": [{"workload": one.workload, "release": one.release} for one in installed]}
 
 
 async def _finish(work: Callable[[Report], Awaitable[Any]], queue: "asyncio.Queue[Progress | dict[str, Any]]") -> None:

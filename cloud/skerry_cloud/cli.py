@@ -40,7 +40,7 @@ data = typer.Typer(help="Dataset versions: ingest, validate, split, number.", no
 run = typer.Typer(help="Training runs and what compression made of them.", no_args_is_help=True)
 model = typer.Typer(help="Models that were made elsewhere.", no_args_is_help=True)
 release = typer.Typer(help="Published releases and their lineage.", no_args_is_help=True)
-device = typer.Typer(help="Announce devices, see what they run, revoke them.", no_args_is_help=True)
+device = typer.Typer(help="Announce devices, see what they run, take it off, revoke them.", no_args_is_help=True)
 rollout = typer.Typer(help="Bring a release to devices: a canary first, then the rest.", no_args_is_help=True)
 drift = typer.Typer(help="Alarms: which device's traffic changed, what in it, since when.", no_args_is_help=True)
 
@@ -258,14 +258,27 @@ def device_list(context: typer.Context, as_json: Json = False) -> None:
     """All devices and what they run."""
     _list(_cloud(context).get("/devices"), as_json, {
         "device": "name", "profile": "profile", "state": "state", "link": lambda r: r["link"] or "offline",
-        "runs": lambda r: f"{r['workload']}/{r['release']}" if r["release"] else "nothing", "seen": _when("seen"),
+        "runs": lambda r: ", ".join(f"{m['workload']}/{m['release']}" for m in r["runs"]) or "nothing",
+        "seen": _when("seen"),
     })  # fmt: skip
 
 
 @device.command("show")
 def device_show(context: typer.Context, name: str, as_json: Json = False) -> None:
-    """A device with all its assignments."""
+    """A device with what it runs and all its assignments."""
     _show(_cloud(context).get(f"/devices/{name}"), as_json)
+
+
+@device.command("drop")
+def device_drop(
+    context: typer.Context, name: str, workload: str, reason: Reason = "by the operator", as_json: Json = False
+) -> None:
+    """Take a workload off a device. Its other models go on; rollouts pass it by until one names it with --device.
+
+    Example: skerry device drop edge-1 digits
+    """
+    done = _cloud(context).post(f"/devices/{name}/drop", workload=workload, reason=reason)
+    _result(done, as_json, f"device {name} is told to drop {workload}; `skerry device show {name}` says when it has")
 
 
 @device.command("revoke")
@@ -285,7 +298,9 @@ def rollout_start(
     wait: Annotated[bool, typer.Option("--wait", help="Follow it to its end; exit 1 if it halts.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Start bringing a release to the devices that can run it.
+    """Start bringing a release to the devices that can run it. Models of other workloads on them stay as they are.
+
+    Left out, unless --device names them: devices that run it already, and those that were told to drop the workload.
 
     Example: skerry rollout start fashion/1 --canary 1 --wait
     """
@@ -385,9 +400,17 @@ def events(
 
 @app.command(rich_help_panel=BACK)
 def telemetry(context: typer.Context, as_json: Json = False) -> None:
-    """What came home: rows in the lake for each device."""
-    counts = {name: name for name in ("windows", "samples", "labels", "events", "shadow")}
-    _list(_cloud(context).get("/telemetry"), as_json, {"device": "device", **counts, "newest": _when("newest")})
+    """What came home: rows in the lake for each device, and requests that could not be answered at once."""
+    found = _cloud(context).get("/telemetry")
+    counts = {name: name for name in ("windows", "samples", "labels", "events", "shadow", "load")}
+    _list(found, as_json, {"device": "device", **counts, "newest": _when("newest")})
+    overload = [{"device": row["device"], **one} for row in found for one in row["overload"]]
+    if overload and not as_json:
+        console.print("\n[bold]Under load[/]: requests that waited, were shed or expired; connections refused")
+        _list(overload, False, {
+            "device": "device", "model": lambda r: f"{r['workload']}/{r['release']}" if r["workload"] else "all",
+            **{name: name for name in ("waited", "shared", "shed", "expired", "refused")}, "until": _when("until"),
+        })  # fmt: skip
 
 
 @app.command(rich_help_panel=LOOK)

@@ -4,13 +4,14 @@ from typing import Any
 
 from sqlalchemy import select
 
-from skerry_cloud.store import Bundle, Dataset, Device, Event, Release, Run, Store
+from skerry_cloud.store import Bundle, Dataset, Device, Event, Installed, Release, Run, Store
 
 
 async def trace(store: Store, workload: str, number: int) -> list[dict[str, Any]]:
     """Steps from devices to data, nearest first; each says what it is, its name, when and why. Raises NotFoundError."""
     release = await store.get(Release, workload, number)
-    running = await store.all(select(Device).where(Device.workload == workload, Device.release == number))
+    having = select(Installed.device).where(Installed.workload == workload, Installed.release == number)
+    running = await store.all(select(Device).where(Device.name.in_(having)).order_by(Device.name))
     steps = [_step("device", device.name, device.seen, f"runs {workload}/{number}") for device in running]
     while True:
         run = await store.get(Run, release.run)

@@ -185,7 +185,7 @@ def defend(story: Telling) -> None:
         number = _publish_again(story, "a stranger signs")
         with sabotage.strangers_signature(folder / "repository", story.workload):
             _expect_halt(story, number, "refused", "signed", "a stranger's signature")
-        running = {device["release"] for device in story.cloud.get("/devices")}
+        running = {model["release"] for device in story.cloud.get("/devices") for model in device["runs"]}
         story.show.check(running == {2}, "every device still runs release 2")
 
 

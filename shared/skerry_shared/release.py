@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from skerry_shared.errors import UnfitError
 
-MODES = ("", "serve", "shadow")  # of an assignment; the empty one, of an older director, means "serve"
+MODES = ("", "serve", "shadow", "drop")  # of an assignment; the empty one, of an older director, means "serve"
 ANY = -1  # a free dimension of a tensor: the batch
 
 
@@ -109,7 +109,10 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Assignment:
-    """The director's word on which bundle one device runs. Times in Unix seconds."""
+    """The director's word on which bundle of one workload one device runs. Times in Unix seconds.
+
+    One that drops the workload names no bundle: release 0, no path, an empty target.
+    """
 
     fleet: str
     device: str
@@ -129,6 +132,11 @@ class Assignment:
     def shadow(self) -> bool:
         """Is the bundle to answer beside what serves, and never in its place?"""
         return self.mode == "shadow"
+
+    @property
+    def drop(self) -> bool:
+        """Is the workload to be taken off the device?"""
+        return self.mode == "drop"
 
 
 @dataclass(frozen=True)

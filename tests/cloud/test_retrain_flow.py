@@ -10,7 +10,7 @@ from sqlalchemy import select
 from skerry_cloud.retrain.flow import Retrainer
 from skerry_cloud.retrain.policy import Policy
 from skerry_cloud.specs import Wanted
-from skerry_cloud.store import Alarm, Bundle, Dataset, Device, Event, Release, Run, Store
+from skerry_cloud.store import Alarm, Bundle, Dataset, Device, Event, Installed, Release, Run, Store
 from skerry_shared.errors import LinkError
 
 NOW = 1_800_000_000.0
@@ -84,7 +84,8 @@ class World:
             session.add(Release(workload="w", number=1, run=1, owner="o", created=NOW))
             await session.flush()
             session.add(Bundle(workload="w", release=1, profile="p", path="", sha256="", length=1, manifest=""))
-            session.add(Device(name="edge-1", profile="p", state="enrolled", workload="w", release=1))
+            session.add(Device(name="edge-1", profile="p", state="enrolled"))
+            session.add(Installed(device="edge-1", workload="w", release=1))
             session.add(Alarm(device="edge-1", workload="w", release=1, state="open", since=NOW - 60, raised=NOW,
                               summary="", detail={}))  # fmt: skip
         return self
@@ -148,14 +149,21 @@ def test_a_candidate_that_fails_is_an_event_and_cools_down(
     tell(with_store, tmp_path, steps, story)
 
 
-def test_an_alarm_is_answered_once_its_device_runs_something_newer(
-    with_store: Callable[[Any], None], tmp_path: Path
+@pytest.mark.parametrize(("release", "runs"), [(2, "w/2"), (0, "no w")])
+def test_an_alarm_is_answered_once_its_device_runs_something_newer_or_nothing(
+    with_store: Callable[[Any], None], tmp_path: Path, release: int, runs: str
 ) -> None:
     async def story(world: World) -> None:
         async with world.store.begin() as session:
-            (await session.get_one(Device, "edge-1")).release = 2
+            installed = await session.get_one(Installed, ("edge-1", "w"))
+            if release:
+                installed.release = release
+            else:
+                await session.delete(installed)
         await world.retrainer.tick()
         (alarm,) = await world.store.all(select(Alarm))
         assert alarm.state == "resolved" and world.steps.calls == []
+        events = await world.store.all(select(Event).where(Event.kind == "alarm"))
+        assert [event.reason for event in events] == [f"edge-1 runs {runs} now"]
 
     tell(with_store, tmp_path, Steps(), story)

@@ -20,7 +20,7 @@ from sqlalchemy import select
 from skerry_cloud.job import Progress, Report
 from skerry_cloud.retrain.policy import Policy, Situation, decide
 from skerry_cloud.specs import Wanted
-from skerry_cloud.store import Alarm, Bundle, Dataset, Device, Event, Release, Rollout, Run, Store
+from skerry_cloud.store import Alarm, Bundle, Dataset, Event, Installed, Release, Rollout, Run, Store
 from skerry_shared.errors import GateError, SkerryError
 
 log = logging.getLogger(__name__)
@@ -167,15 +167,15 @@ class Retrainer:
         return f"rollout {rollout.id} is running" if rollout else ""
 
     async def _close_answered(self) -> None:
-        """An alarm about a release is answered once its device runs a newer one."""
+        """An alarm about a release is answered once its device runs a newer one, or no more of the workload."""
         async with self._store.begin() as session:
-            query = select(Alarm, Device).join(Device, Device.name == Alarm.device)
-            query = query.where(
-                Alarm.state == "open", Device.workload == Alarm.workload, Device.release > Alarm.release
-            )
-            for alarm, device in (await session.execute(query)).all():
+            same = (Installed.device == Alarm.device) & (Installed.workload == Alarm.workload)
+            over = Installed.release.is_(None) | (Installed.release > Alarm.release)
+            query = select(Alarm, Installed).outerjoin(Installed, same).where(Alarm.state == "open", over)
+            for alarm, installed in (await session.execute(query)).all():
                 alarm.state = "resolved"
-                why = f"{device.name} runs {device.workload}/{device.release} now"
+                runs = f"{alarm.workload}/{installed.release}" if installed else f"no {alarm.workload}"
+                why = f"{alarm.device} runs {runs} now"
                 name = f"{alarm.id} {alarm.device}"
                 session.add(
                     Event(

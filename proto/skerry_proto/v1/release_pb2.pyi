@@ -219,7 +219,7 @@ global___Manifest = Manifest
 
 @typing.final
 class Assignment(google.protobuf.message.Message):
-    """Who runs what. Signed by the director; the counter never falls for a device."""
+    """Which bundle of one workload one device runs. Signed by the director; the counter rises with each word to a device."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -252,7 +252,7 @@ class Assignment(google.protobuf.message.Message):
     length: builtins.int
     """bytes"""
     mode: builtins.str
-    """"serve" (or empty), or "shadow": answer beside what serves, never in its place"""
+    """"serve" (or empty); "shadow": answer beside what serves, never in its place; "drop": no bundle, take the workload off"""
     @property
     def target(self) -> global___Target:
         """lets a device refuse an unfit bundle before it downloads it"""
