@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from compression import nets, peers
+from shrinking import nets, peers
 from silent.check import count
 from skerry_cloud import datasets, passes, runs
 from skerry_cloud.adapters import models
