@@ -24,11 +24,11 @@ from sqlalchemy import select
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from skerry_cloud import lineage
+from skerry_cloud import lineage, runs
 from skerry_cloud.fleet.director import Director, Order
 from skerry_cloud.fleet.enrolment import Enrolment, Renewal
 from skerry_cloud.fleet.enrolment import Request as EnrolRequest
@@ -36,6 +36,7 @@ from skerry_cloud.ingest.lake import Lake
 from skerry_cloud.ingest.samples import summary
 from skerry_cloud.job import Progress, Report
 from skerry_cloud.learning import Learning
+from skerry_cloud.specs import Wanted
 from skerry_cloud.store import (
     Alarm,
     Assignment,
@@ -50,12 +51,14 @@ from skerry_cloud.store import (
     Store,
     plain,
 )
-from skerry_shared import errors
+from skerry_shared import bundle, errors
 from skerry_shared.config import decode
 
 T = TypeVar("T")
 
-MAX_BODY = 1 << 20  # bytes
+SUFFIXES = tuple(Path(name).suffix for name in runs.FILES.values())  # of models that can be imported
+
+MAX_BODY = 1 << 20  # bytes, of JSON; a model may have as many as a bundle's member
 STATUS: dict[type[errors.SkerryError], int] = {
     errors.NotFoundError: 404,
     errors.UsageError: 400,
@@ -102,11 +105,18 @@ class TrainRequest:
 
 
 @dataclass(frozen=True)
-class CompressRequest:
-    """POST /v1/runs/ID/variants. No ``max_drop``: the workload's own budget."""
+class AdoptRequest:
+    """The query of POST /v1/models, whose body is the model's file. Dataset 0 is the newest; ``file`` is its name."""
 
-    profiles: tuple[str, ...]
-    max_drop: float | None = None
+    workload: str
+    file: str
+    dataset: int = 0
+    scores: str = ""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, which ``decode`` turns into a UsageError."""
+        if Path(self.file).name != self.file or Path(self.file).suffix not in SUFFIXES:
+            raise ValueError(f"file: {self.file!r} is not the name of a file that ends in {' or '.join(SUFFIXES)}")
 
 
 @dataclass(frozen=True)
@@ -154,6 +164,8 @@ def create(services: Services) -> Starlette:
         Route("/v1/runs", api.train, methods=["POST"]),
         Route("/v1/runs/{run:int}", api.run),
         Route("/v1/runs/{run:int}/variants", api.compress, methods=["POST"]),
+        Route("/v1/runs/{run:int}/report", api.page),
+        Route("/v1/models", api.adopt, methods=["POST"]),
         Route("/v1/releases", api.rows(Release, Release.created)),
         Route("/v1/releases", api.publish, methods=["POST"]),
         Route("/v1/releases/{workload}/{number:int}", api.release),
@@ -218,17 +230,31 @@ class _Api:
             )
         )
 
+    async def adopt(self, request: Request) -> Response:
+        self._authorize(request)
+        query = dict(request.query_params)
+        number = {"dataset": int(query["dataset"])} if query.get("dataset", "").isdecimal() else {}
+        asked = decode(AdoptRequest, query | number, request.url.path)
+        file = self._s.learning.inbox() / asked.file
+        await _save(request, file)
+        return self._long(
+            lambda report: self._s.learning.adopt(asked.workload, asked.dataset, file, asked.scores, "operator", report)
+        )
+
     async def run(self, request: Request) -> Response:
         self._authorize(request)
         run = await self._s.store.get(Run, request.path_params["run"])
         return JSONResponse(plain(run) | {"report": self._s.learning.report(run.id)})
 
+    async def page(self, request: Request) -> Response:
+        """The report of a run's compression: one page of HTML."""
+        self._authorize(request)
+        run = await self._s.store.get(Run, request.path_params["run"])
+        return FileResponse(self._s.learning.page(run.id), media_type="text/html")
+
     async def compress(self, request: Request) -> Response:
-        asked = await self._asked(CompressRequest, request)
-        run = request.path_params["run"]
-        return self._long(
-            lambda report: self._s.learning.compress(run, asked.profiles, asked.max_drop, "operator", report)
-        )
+        wanted, run = await self._asked(Wanted, request), request.path_params["run"]
+        return self._long(lambda report: self._s.learning.compress(run, wanted, "operator", report))
 
     async def publish(self, request: Request) -> Response:
         asked = await self._asked(PublishRequest, request)
@@ -240,7 +266,8 @@ class _Api:
         key = (request.path_params["workload"], request.path_params["number"])
         release = await self._s.store.get(Release, *key)
         bundles = await self._s.store.all(select(Bundle).where(Bundle.workload == key[0], Bundle.release == key[1]))
-        answer = plain(release) | {"bundles": [plain(bundle) for bundle in bundles]}
+        links = {"report": f"/v1/runs/{release.run}/report"}
+        answer = plain(release) | links | {"bundles": [plain(bundle) for bundle in bundles]}
         return JSONResponse(answer | {"lineage": await lineage.trace(self._s.store, *key)})
 
     async def announce(self, request: Request) -> Response:
@@ -367,6 +394,17 @@ async def _lines(queue: "asyncio.Queue[Progress | dict[str, Any]]") -> AsyncIter
     while isinstance(item := await queue.get(), Progress):
         yield json.dumps(asdict(item)) + "\n"
     yield json.dumps(item) + "\n"
+
+
+async def _save(request: Request, file: Path) -> None:
+    """The body as this file, no longer than a bundle may hold."""
+    length = 0
+    with file.open("wb") as content:
+        async for chunk in request.stream():
+            length += len(chunk)
+            if length > bundle.MAX_BYTES:
+                raise HTTPException(413, f"body: more than {bundle.MAX_BYTES} bytes")
+            await asyncio.to_thread(content.write, chunk)
 
 
 async def _body(cls: type[T], request: Request) -> T:

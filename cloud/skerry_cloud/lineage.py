@@ -4,7 +4,7 @@ from typing import Any
 
 from sqlalchemy import select
 
-from skerry_cloud.store import Bundle, Dataset, Device, Installed, Release, Run, Store
+from skerry_cloud.store import Bundle, Dataset, Device, Event, Installed, Release, Run, Store
 
 
 async def trace(store: Store, workload: str, number: int) -> list[dict[str, Any]]:
@@ -15,7 +15,7 @@ async def trace(store: Store, workload: str, number: int) -> list[dict[str, Any]
     steps = [_step("device", device.name, device.seen, f"runs {workload}/{number}") for device in running]
     while True:
         run = await store.get(Run, release.run)
-        steps += [await _release(store, release), _run(run), await _dataset(store, workload, run.dataset)]
+        steps += [await _release(store, release), await _run(store, run), await _dataset(store, workload, run.dataset)]
         if not run.parent:
             return steps
         release = await store.get(Release, workload, run.parent)
@@ -30,9 +30,16 @@ async def _release(store: Store, release: Release) -> dict[str, Any]:
     return _step("release", name, release.created, release.reason, owner=release.owner, bundles=digests)
 
 
-def _run(run: Run) -> dict[str, Any]:
-    why = f"warm from release {run.parent}" if run.parent else "from scratch"
+async def _run(store: Store, run: Run) -> dict[str, Any]:
+    why = f"warm from release {run.parent}" if run.parent else await _imported(store, run) or "from scratch"
     return _step("run", str(run.id), run.created, why, accuracy=run.accuracy, code=run.code)
+
+
+async def _imported(store: Store, run: Run) -> str:
+    """Which file it was, and who brought it; empty for a model that was trained here."""
+    query = select(Event).where(Event.kind == "run", Event.name == str(run.id), Event.after == "importing")
+    event = await store.first(query)
+    return f"imported by {event.actor}: {event.reason}" if event else ""
 
 
 async def _dataset(store: Store, workload: str, number: int) -> dict[str, Any]:

@@ -96,8 +96,8 @@ class Run(Base, kw_only=True):
     workload: Mapped[str]
     dataset: Mapped[int]
     parent: Mapped[int]  # the release whose weights it started from; 0 = from scratch
-    code: Mapped[str]
-    state: Mapped[str]  # training, trained, compressing, compressed, failed
+    code: Mapped[str]  # revision that trained it; of an imported model its digest, "sha256:…"
+    state: Mapped[str]  # queued, training or importing, trained, compressing, compressed, failed
     created: Mapped[float]
     accuracy: Mapped[float] = mapped_column(default=0.0)
     reason: Mapped[str] = mapped_column(default="")

@@ -60,7 +60,7 @@ def learn(story: Telling) -> None:
         for variant in done["variants"]:
             size, right = f"{variant['model_bytes'] / 1024:.0f} KB", f"{variant['accuracy']:.2%} right"
             lost = f"{variant['drop']:+.2f} points lost of {budget} allowed"
-            fact = f"{variant['precision']}: {size}, {right}, {lost}, {variant['latency_ms']:.2f} ms"
+            fact = f"{variant['kind']['precision']}: {size}, {right}, {lost}, {variant['latency_ms']:.2f} ms"
             show.check(variant["drop"] <= budget, fact)
 
 

@@ -20,6 +20,20 @@ class TensorSpec:
     shape: tuple[int, ...]
 
 
+@dataclass(frozen=True, order=True)
+class Kind:
+    """What a model is made for: devices that differ in none of these share a variant."""
+
+    runtime: str
+    precision: str
+    arch: str
+
+    @property
+    def name(self) -> str:
+        """As in ``onnxruntime-int8-x86_64``."""
+        return f"{self.runtime}-{self.precision}-{self.arch}"
+
+
 @dataclass(frozen=True)
 class Target:
     """What a device must be for a bundle to be installed on it."""
@@ -29,6 +43,11 @@ class Target:
     runtime: str
     precision: str
     memory_bytes: int = 0
+
+    @property
+    def kind(self) -> Kind:
+        """What kind of device that is."""
+        return Kind(self.runtime, self.precision, self.arch)
 
     def check(self, arch: str, runtimes: tuple[str, ...], memory_bytes: int) -> None:
         """Raises UnfitError, naming what does not fit, unless a device of these properties can run the bundle."""

@@ -9,6 +9,7 @@ from sqlalchemy import select
 
 from skerry_cloud.retrain.flow import Retrainer
 from skerry_cloud.retrain.policy import Policy
+from skerry_cloud.specs import Wanted
 from skerry_cloud.store import Alarm, Bundle, Dataset, Device, Event, Installed, Release, Run, Store
 from skerry_shared.errors import LinkError
 
@@ -52,8 +53,11 @@ class Steps:
         run.id = 9
         return run
 
-    async def compress(self, number: int, names: Sequence[str], max_drop: Any, actor: str, report: Any) -> None:
-        self.calls.append(("compress", number, list(names)))
+    async def compress(self, number: int, wanted: Wanted, actor: str, report: Any) -> None:
+        self.calls.append(("compress", number, wanted))
+
+    def recipes(self, number: int) -> tuple[str, ...]:
+        return (f"recipe of run {number}",)
 
     async def compare(self, champion: int, candidate: int, max_loss: float | None, report: Any) -> Judged:
         self.calls.append(("compare", champion, candidate, max_loss))
@@ -111,7 +115,7 @@ def test_from_alarm_to_rollout_in_order(with_store: Callable[[Any], None], tmp_p
         assert world.steps.calls == [
             ("ingest", 1, [0, 1, 2], ["device:edge-1"] * 3),
             ("train", 2, 1, 7, "policy"),
-            ("compress", 9, ["p"]),
+            ("compress", 9, Wanted(("p",), recipes=("recipe of run 1",))),
             ("compare", 1, 9, 2.0),
             ("publish", 9),
         ]

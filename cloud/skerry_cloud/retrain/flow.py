@@ -19,6 +19,7 @@ from sqlalchemy import select
 
 from skerry_cloud.job import Progress, Report
 from skerry_cloud.retrain.policy import Policy, Situation, decide
+from skerry_cloud.specs import Wanted
 from skerry_cloud.store import Alarm, Bundle, Dataset, Event, Installed, Release, Rollout, Run, Store
 from skerry_shared.errors import GateError, SkerryError
 
@@ -65,10 +66,12 @@ class Steps(Protocol):
         """Train on it."""
         ...
 
-    async def compress(
-        self, number: int, names: Sequence[str], max_drop: float | None, actor: str, report: Report
-    ) -> object:
+    async def compress(self, number: int, wanted: Wanted, actor: str, report: Report) -> object:
         """Make the variants."""
+        ...
+
+    def recipes(self, number: int) -> tuple[str, ...]:
+        """What a run's variants were made by."""
         ...
 
     async def compare(self, champion: int, candidate: int, max_loss: float | None, report: Report) -> Judged:
@@ -135,7 +138,8 @@ class Retrainer:
         )
         bundles = await self._store.all(select(Bundle).where(Bundle.workload == workload, Bundle.release == champion))
         names = [bundle.profile for bundle in bundles]
-        await self._steps.compress(candidate.id, names, None, ACTOR, self._report)
+        wanted = Wanted(tuple(names), recipes=self._steps.recipes(run.id))
+        await self._steps.compress(candidate.id, wanted, ACTOR, self._report)
         judged = await self._steps.compare(run.id, candidate.id, self._policy.max_loss, self._report)
         if not judged.passed:
             raise GateError(judged.reason)
@@ -151,7 +155,9 @@ class Retrainer:
 
     async def _busy(self, workload: str) -> str:
         run = await self._store.first(
-            select(Run).where(Run.workload == workload, Run.state.in_(["queued", "training", "compressing"]))
+            select(Run).where(
+                Run.workload == workload, Run.state.in_(["queued", "training", "importing", "compressing"])
+            )
         )
         rollout = await self._store.first(
             select(Rollout).where(Rollout.workload == workload, Rollout.state == "running")

@@ -114,7 +114,7 @@ class Lineage(google.protobuf.message.Message):
     dataset_sha256: builtins.str
     run: builtins.int
     code: builtins.str
-    """revision of the code that trained, or "unknown" """
+    """revision of the code that trained, or "unknown"; "sha256:…" of an imported file"""
     parent: builtins.int
     """release whose weights the run started from; 0 = from scratch"""
     def __init__(
@@ -179,7 +179,7 @@ class Manifest(google.protobuf.message.Message):
     release: builtins.int
     owner: builtins.str
     tolerance: builtins.float
-    """a golden output may differ by at most this much"""
+    """a golden output may differ by this much, relatively where it is beyond 1"""
     model_file: builtins.str
     """name of the model inside the bundle"""
     @property
