@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from compression import nets, peers
+from shrinking import nets, peers
 from silent.check import count
 from skerry_cloud import datasets, passes, runs
 from skerry_cloud.adapters import models
@@ -44,7 +44,6 @@ from skerry_shared.errors import GateError
 
 NETS = Path(nets.__file__)
 PROFILE = "generic-x86-64"
-INT8 = "int8(arch='x86_64') + slim"
 WITHIN, TINY = 0.3, 2.0  # points below the reference
 MAX_DROP = 1.0  # points that the gates allow
 ROUNDS = 60
@@ -56,25 +55,34 @@ AIMS = {"size_ratio_03": 1 / 14, "latency_ratio_03": 1 / 4, "tiny_kb": 24, "int8
 
 @dataclass(frozen=True)
 class Plan:
-    """For how many epochs a champion learns, and how its students are made."""
+    """For how many epochs a champion learns; how its students are made, each with the INT8 pass that suits it."""
 
     champion: int
-    students: tuple[str, ...]
+    students: dict[str, str]
+
+    @property
+    def twins(self) -> dict[str, str]:
+        """Every INT8 recipe with the float one that it is made of; the champion's own first."""
+        made = {
+            f"{student} + onnx + {int8} + slim": f"{student} + onnx + slim" for student, int8 in self.students.items()
+        }
+        return {f"{INT8} + slim": "slim"} | made
 
     @property
     def recipes(self) -> tuple[str, ...]:
-        """Each in float and in INT8, the champion itself first."""
-        starts = ["", *(f"{student} + onnx + " for student in self.students)]
-        return tuple(f"{start}{end}" for start in starts for end in ("slim", INT8))
+        """All of them."""
+        return tuple(recipe for pair in self.twins.items() for recipe in reversed(pair))
 
     def quick(self) -> "Plan":
         """The same with an epoch of each."""
-        return Plan(1, tuple(passes.spell(passes.cut(passes.parse(student), 0.01)) for student in self.students))
+        short = {passes.spell(passes.cut(passes.parse(text), 0.01)): int8 for text, int8 in self.students.items()}
+        return Plan(1, short)
 
 
+INT8, SPARING = "int8(arch='x86_64')", "int8(arch='x86_64', spare=2)"  # the narrower a network, the more rounding hurts
 PLANS = {
-    "Residual": Plan(4, ("prune(keep=0.5) + tune(epochs=8)", "distil(width=0.15, epochs=10)")),
-    "Depthwise": Plan(4, ("distil(width=0.5, epochs=4)",)),
+    "Residual": Plan(4, {"prune(keep=0.5) + tune(epochs=6)": INT8, "distil(width=0.15, epochs=12)": SPARING}),
+    "Depthwise": Plan(4, {"distil(width=0.5, epochs=4)": SPARING}),
 }
 
 
@@ -97,6 +105,7 @@ class Seed:
     found: dict[str, Measured]
     chosen: str
     passed: tuple[str, ...]
+    twins: dict[str, str]
     peers: dict[str, Measured]
 
 
@@ -166,6 +175,7 @@ def _measured(workload: Fashion, spec: TrainSpec, plan: Plan, with_peers: bool) 
         found={text: measured[text] for text in paths},
         chosen=found.searches[0].chosen,
         passed=tuple(passed),
+        twins=plan.twins,
         peers={name: measured[name] for name in rivals},
     )
 
@@ -237,8 +247,8 @@ def _both(measured: Measured, size: float) -> bool:
 
 def _int8_drop(seeds: Sequence[Seed]) -> float:
     """The worst mean loss of an INT8 variant against its own float, in points."""
-    twins = {recipe: recipe.replace(INT8, "slim") for recipe in seeds[0].found if recipe.endswith(INT8)}
-    return max(_mean(seeds, twin).accuracy - _mean(seeds, recipe).accuracy for recipe, twin in twins.items())
+    twins = seeds[0].twins.items()
+    return max(_mean(seeds, exact).accuracy - _mean(seeds, rounded).accuracy for rounded, exact in twins)
 
 
 def _regret(seed: Seed) -> float:

@@ -99,7 +99,8 @@ def _bounded(
 
 
 def _same(goal: Goal) -> Verdict:
-    return Verdict("accuracy", "", True, 0.0, 0.0, goal.max_drop, 0, "answers every test row as the float model does")
+    reason = "answers every test row as the float model does"
+    return Verdict("accuracy", "", goal.max_drop >= 0, 0.0, 0.0, goal.max_drop, 0, reason)
 
 
 def _limit(gate: str, value: float, limit: float, what: str) -> Verdict:

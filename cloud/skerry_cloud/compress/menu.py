@@ -1,5 +1,7 @@
 """The recipes that are tried where nobody names any, by kind of device."""
 
+import platform
+
 from skerry_cloud import passes
 from skerry_cloud.passes import Recipe
 from skerry_cloud.workloads import Workload
@@ -38,7 +40,8 @@ def _finished(kind: Kind) -> list[str]:
     if kind.precision != "int8":
         return ["half + slim"]
     variants = ("calibration='minmax'", "calibration='entropy'", "spare=2")
-    return [*(f"int8(arch='{kind.arch}', {options}) + slim" for options in variants), "dynamic + slim", "slim"]
+    quantised = [f"int8(arch='{kind.arch}', {options}) + slim" for options in variants]
+    return [*quantised, "dynamic + slim", *(["slim"] if _timed_here(kind) else [])]
 
 
 def _trained(workload: Workload) -> list[str]:
@@ -51,8 +54,15 @@ def _trained(workload: Workload) -> list[str]:
 def _ends(kind: Kind) -> list[str]:
     if kind.runtime == "litert":
         return [_tflite(kind)]
-    ends = ["slim", f"int8(arch='{kind.arch}') + slim"] if kind.precision == "int8" else ["slim"]
-    return [f"onnx + {end}" for end in ends]
+    integers = [f"onnx + int8(arch='{kind.arch}'{options}) + slim" for options in ("", ", spare=2")]
+    if kind.precision != "int8":
+        return ["onnx + slim"]
+    return ["onnx + slim", *integers] if _timed_here(kind) else integers
+
+
+def _timed_here(kind: Kind) -> bool:
+    """Can float be compared with integers here? How much these gain depends on the architecture."""
+    return kind.arch == platform.machine()
 
 
 def _tflite(kind: Kind) -> str:

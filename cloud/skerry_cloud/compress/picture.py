@@ -7,15 +7,16 @@ from pathlib import Path
 from skerry_cloud.compress.study import Figures, Search, Study
 
 WIDTH, HEIGHT = 60, 14  # characters
+FAR = 0.1  # of accuracy below the champion's: what is drawn would be pressed together
 FLOAT, TRIED, FRONT, CHOSEN = "○", "·", "●", "★"
 LEGEND = f"{CHOSEN} chosen  {FRONT} best of something  {TRIED} tried  {FLOAT} float"
 
 
 def marked(study: Study, search: Search) -> list[tuple[str, Figures]]:
-    """The marks of a search's picture with their figures, the most important last."""
+    """The marks of a search's picture with their figures, the most important last; not of what is far from good."""
     found = [(FLOAT, study.champion)]
     for trial in search.trials:
-        if trial.figures:
+        if trial.figures and trial.figures.accuracy > study.champion.accuracy - FAR:
             mark = FRONT if trial.recipe in search.front else TRIED
             found.append((CHOSEN if trial.recipe == search.chosen else mark, trial.figures))
     return sorted(found, key=lambda pair: (TRIED, FLOAT, FRONT, CHOSEN).index(pair[0]))

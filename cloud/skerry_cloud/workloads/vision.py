@@ -50,8 +50,8 @@ def spoiled(pictures: NDArray[np.uint8]) -> dict[str, NDArray[np.uint8]]:
 
 
 def scaled(widths: tuple[int, ...], width: float) -> tuple[int, ...]:
-    """The widths of a student: multiples of 4, so that kernels that work on several channels at once are kept busy."""
-    return tuple(max(4, round(each * width / 4) * 4) for each in widths)
+    """The widths of a student: 8 at least, and multiples of 4, which keep kernels of several channels at once busy."""
+    return tuple(max(8, round(each * width / 4) * 4) for each in widths)
 
 
 class ResidualCnn(nn.Module):

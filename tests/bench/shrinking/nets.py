@@ -7,7 +7,6 @@ from skerry_cloud.workloads.fashion import Fashion
 
 
 class _Bench(Fashion):
-    batch_size = 128
     train_size = 0
 
 
