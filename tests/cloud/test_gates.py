@@ -104,7 +104,7 @@ def test_a_bound_is_above_the_value_and_falls_with_confidence(rows: int, lost: f
     assert spread[0] > spread[1]
 
 
-@settings(deadline=None, max_examples=5)
+@settings(max_examples=5)
 @given(st.integers(0, 2**32 - 1))
 def test_a_variant_beyond_its_budget_passes_as_rarely_as_promised(seed: int) -> None:
     """400 variants that each lose exactly what is allowed: 5 % may pass, give or take the luck of 400 draws."""

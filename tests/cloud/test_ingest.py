@@ -393,7 +393,7 @@ def nonsense(draw: st.DrawFn) -> tuple[str, bytes]:
     return table, pack(bytes(stream))
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=1500)
 @given(nonsense())
 def test_reading_ends_in_rows_or_in_an_input_error(given: tuple[str, bytes]) -> None:
     table, payload = given
@@ -401,7 +401,7 @@ def test_reading_ends_in_rows_or_in_an_input_error(given: tuple[str, bytes]) -> 
         read(table, payload).validate(full=True)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.lists(nonsense(), min_size=50, max_size=150))
 def test_ingest_goes_on_after_whatever_a_device_seals(given: list[tuple[str, bytes]]) -> None:
     async def run(folder: Path) -> None:
@@ -420,7 +420,7 @@ def test_ingest_goes_on_after_whatever_a_device_seals(given: list[tuple[str, byt
         asyncio.run(run(Path(folder)))
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(st.lists(st.binary(max_size=200), max_size=100), st.binary(max_size=40), st.integers(0, 2**64 - 1))
 def test_ingest_goes_on_after_whatever_a_device_sends(ups: list[bytes], session: bytes, counter: int) -> None:
     async def run(folder: Path) -> None:

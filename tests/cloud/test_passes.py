@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -119,7 +119,6 @@ recipes = st.builds(
 )  # fmt: skip
 
 
-@settings(deadline=None)  # the first to look for entry points reads the metadata of all packages
 @given(recipes)
 def test_text_and_recipe_are_the_same(recipe: passes.Recipe) -> None:
     assert passes.parse(passes.spell(recipe)) == recipe
