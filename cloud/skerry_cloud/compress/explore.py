@@ -5,7 +5,6 @@ that was killed takes the same decisions again, at once, up to where it was.
 """
 
 import dataclasses
-import math
 import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ from skerry_cloud.adapters import models
 from skerry_cloud.compress import gates, golden, graphs
 from skerry_cloud.compress.make import Kitchen
 from skerry_cloud.compress.measure import Exam
-from skerry_cloud.compress.search import ETA, front, point, preferred, shares, survivors
+from skerry_cloud.compress.search import ETA, front, point, preferred, rungs, shares, survivors
 from skerry_cloud.compress.study import Figures, Goal, Search, Trial
 from skerry_cloud.compress.timing import in_turns
 from skerry_cloud.job import Progress, Report
@@ -85,7 +84,7 @@ class Explorer:
     def _rungs(self, recipes: Sequence[Recipe]) -> int:
         """One without a limit of time: there is nothing to save."""
         most = max((passes.epochs(recipe) for recipe in recipes), default=0)
-        return 1 + int(math.log(most, ETA)) if most and self._goal.minutes else 1
+        return rungs(most) if self._goal.minutes else 1
 
     def _affordable(self, seconds: float) -> bool:
         limit = self._goal.minutes * 60

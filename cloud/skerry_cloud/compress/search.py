@@ -24,6 +24,15 @@ def shares(rungs: int) -> tuple[float, ...]:
     return tuple(float(ETA) ** (rung + 1 - rungs) for rung in range(rungs))
 
 
+def rungs(epochs: int) -> int:
+    """As many as leave an epoch for the first.
+
+    >>> [rungs(epochs) for epochs in (0, 1, 3, 8, 9)]
+    [1, 1, 2, 2, 3]
+    """
+    return 1 if epochs < ETA else 1 + rungs(epochs // ETA)
+
+
 def survivors(found: Mapping[str, Figures], goal: Goal) -> list[str]:
     """Who goes on to the next rung, best first: a third of those that can still reach the goal, one at least.
 
