@@ -109,6 +109,14 @@ class DeviceRequest:
 
     name: str
     profile: str
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class GroupRequest:
+    """POST /v1/devices/NAME/group. No ``group`` takes the device out of its group."""
+
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -139,6 +147,7 @@ def create(services: Services) -> Starlette:
         Route("/v1/devices", api.announce, methods=["POST"]),
         Route("/v1/devices/{name}", api.device),
         Route("/v1/devices/{name}", api.revoke, methods=["DELETE"]),
+        Route("/v1/devices/{name}/group", api.group, methods=["POST"]),
         Route("/v1/rollouts", api.rows(Rollout, Rollout.id)),
         Route("/v1/rollouts", api.start_rollout, methods=["POST"]),
         Route("/v1/rollouts/{rollout:int}", api.rollout),
@@ -222,7 +231,8 @@ class _Api:
 
     async def announce(self, request: Request) -> Response:
         asked = await self._asked(DeviceRequest, request)
-        token = await self._s.enrolment.announce(asked.name, asked.profile, self._s.token_seconds, time.time())
+        seconds, now = self._s.token_seconds, time.time()
+        token = await self._s.enrolment.announce(asked.name, asked.profile, seconds, now, asked.group)
         return JSONResponse({"device": asked.name, "token": token})
 
     async def device(self, request: Request) -> Response:
@@ -230,6 +240,11 @@ class _Api:
         device = await self._s.store.get(Device, request.path_params["name"])
         history = select(Assignment).where(Assignment.device == device.name).order_by(Assignment.counter)
         return JSONResponse(plain(device) | {"assignments": [plain(row) for row in await self._s.store.all(history)]})
+
+    async def group(self, request: Request) -> Response:
+        asked = await self._asked(GroupRequest, request)
+        await self._s.enrolment.group(request.path_params["name"], asked.group, time.time())
+        return await self.device(request)
 
     async def revoke(self, request: Request) -> Response:
         self._authorize(request)
@@ -268,8 +283,7 @@ class _Api:
                 raise errors.NotFoundError(f"alarm: no {request.path_params['alarm']}")
             if alarm.state == "resolved":
                 raise errors.StateError(f"alarm: {alarm.id} is resolved already")
-            name, now = f"{alarm.id} {alarm.device}", time.time()
-            session.add(Event(time=now, kind="alarm", name=name, before=alarm.state, after="resolved",
+            session.add(Event(time=time.time(), kind="alarm", name=alarm.title, before=alarm.state, after="resolved",
                               reason=asked.reason, actor="operator"))  # fmt: skip
             alarm.state = "resolved"
         return JSONResponse(plain(alarm))

@@ -182,13 +182,14 @@ def device_add(
     context: typer.Context,
     name: str,
     profile: Annotated[str, typer.Option(help="What kind of device it is; auto: it will say.")] = "generic-x86-64",
+    group: Annotated[str, typer.Option(help="A site, a line, a batch: drift is looked for in it as a whole too.")] = "",
     as_json: Json = False,
 ) -> None:
     """Announce a device and print its one-time enrolment token.
 
-    Example: skerry device add edge-1 --profile generic-x86-64
+    Example: skerry device add edge-1 --profile generic-x86-64 --group hall-2
     """
-    done = _cloud(context).post("/devices", name=name, profile=profile)
+    done = _cloud(context).post("/devices", name=name, profile=profile, group=group)
     _result(done, as_json, done["token"])
 
 
@@ -196,7 +197,8 @@ def device_add(
 def device_list(context: typer.Context, as_json: Json = False) -> None:
     """All devices and what they run."""
     _list(_cloud(context).get("/devices"), as_json, {
-        "device": "name", "profile": "profile", "state": "state", "link": lambda r: r["link"] or "offline",
+        "device": "name", "profile": "profile", "group": "group", "state": "state",
+        "link": lambda r: r["link"] or "offline",
         "runs": lambda r: f"{r['workload']}/{r['release']}" if r["release"] else "nothing", "seen": _when("seen"),
     })  # fmt: skip
 
@@ -205,6 +207,19 @@ def device_list(context: typer.Context, as_json: Json = False) -> None:
 def device_show(context: typer.Context, name: str, as_json: Json = False) -> None:
     """A device with all its assignments."""
     _show(_cloud(context).get(f"/devices/{name}"), as_json)
+
+
+@device.command("group")
+def device_group(
+    context: typer.Context, name: str, group: Annotated[str, typer.Argument(help="None: in no group.")] = "",
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Put a device into a group: a site, a line, a batch. Drift is looked for in each group as a whole, too.
+
+    Example: skerry device group edge-1 hall-2
+    """
+    done = _cloud(context).post(f"/devices/{name}/group", group=group)
+    _result(done, as_json, f"device {name} is in {f'group {group}' if group else 'no group'}")
 
 
 @device.command("revoke")
@@ -278,7 +293,7 @@ def rollout_halt(
 def drift_list(context: typer.Context, as_json: Json = False) -> None:
     """All alarms."""
     _list(_cloud(context).get("/alarms"), as_json, {
-        "alarm": "id", "device": "device", "release": lambda r: f"{r['workload']}/{r['release']}", "state": "state",
+        "alarm": "id", "where": _alarm_place, "release": lambda r: f"{r['workload']}/{r['release']}", "state": "state",
         "since": _when("since"), "raised": _when("raised"), "what": "summary",
     })  # fmt: skip
 
@@ -289,12 +304,16 @@ def drift_show(context: typer.Context, number: int, as_json: Json = False) -> No
     found = _cloud(context).get(f"/alarms/{number}")
     if as_json:
         return _show(found, True)
-    console.print(f"alarm {number} on [bold]{found['device']}[/], {found['state']}: {escape(found['summary'])}")
+    console.print(f"alarm {number} on [bold]{_alarm_place(found)}[/], {found['state']}: {escape(found['summary'])}")
+    if found["level"] != "device":
+        console.print(f"  devices: {', '.join(found['devices'])}")
     strongest = max((c["evidence"] for c in found["detail"]["channels"]), default=1.0)
     for channel in found["detail"]["channels"]:
         bar = "█" * max(1, round(30 * channel["evidence"] / strongest))
         console.print(
-            f"  {channel['name']:>18} [red]{bar}[/] 10^{channel['evidence']:.1f}  {escape(channel['direction'])}"
+            f"  {channel['channel']:>18} [red]{bar}[/] once in 10^{channel['evidence']:.1f} days  "
+            f"{escape(channel['direction'])}, {channel['shift']:+.2f} sd: {escape(channel['now'])}, "
+            f"usually {escape(channel['usual'])}"
         )
     return None
 
@@ -464,6 +483,10 @@ def _input_shape(text: str) -> tuple[str, tuple[int, ...]]:
     if not name or not all(size.isdigit() for size in sizes.split(",")):
         raise UsageError(f"shape: {text!r} is not NAME=SIZE,SIZE,…, as in image=1,3,224,224")
     return name, tuple(int(size) for size in sizes.split(","))
+
+
+def _alarm_place(alarm: dict[str, Any]) -> str:
+    return {"device": "", "group": "group ", "fleet": "fleet"}[alarm["level"]] + str(alarm["name"])
 
 
 def _release_name(name: str) -> tuple[str, int]:

@@ -58,12 +58,15 @@ class Rollouts:
 class Drift:
     """When to raise an alarm."""
 
-    run_length: int = 10_000  # windows between two false alarms of a device's stream, at least
+    false_alarm_days: float = 30.0  # between two false alarms of the whole fleet, all tests together; at least
+    tolerance: float = 0.01  # share of a channel's traffic that may be other than in the reference, 0 to 1
 
     def __post_init__(self) -> None:
         """Raises ValueError, which ``decode`` turns into a ConfigError."""
-        if self.run_length < 2:
-            raise ValueError("run_length: needs 2 windows or more")
+        if self.false_alarm_days <= 0:
+            raise ValueError("false_alarm_days: needs to be above 0; 30 is a false alarm a month at most")
+        if not 0 <= self.tolerance < 1:
+            raise ValueError("tolerance: needs a share of the traffic, from 0 to below 1")
 
 
 @dataclass(frozen=True)
@@ -145,7 +148,8 @@ canary = 1
 wave_minutes = 60.0
 
 [drift]
-run_length = 10000                   # windows between two false alarms of a device, at least
+false_alarm_days = 30.0              # between two false alarms of the whole fleet, all tests together; at least
+tolerance = 0.01                     # share of the traffic that may be other than in the reference
 
 [retrain]
 enabled = true

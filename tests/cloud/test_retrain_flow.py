@@ -81,8 +81,8 @@ class World:
             await session.flush()
             session.add(Bundle(workload="w", release=1, profile="p", path="", sha256="", length=1, manifest=""))
             session.add(Device(name="edge-1", profile="p", state="enrolled", workload="w", release=1))
-            session.add(Alarm(device="edge-1", workload="w", release=1, state="open", since=NOW - 60, raised=NOW,
-                              summary="", detail={}))  # fmt: skip
+            session.add(Alarm(level="device", name="edge-1", devices=["edge-1"], workload="w", release=1, state="open",
+                              since=NOW - 60, raised=NOW, summary="", detail={}))  # fmt: skip
         return self
 
     async def notes(self) -> list[tuple[str, str]]:

@@ -104,7 +104,7 @@ class Retrainer:
 
     async def _consider(self, workload: str, alarms: Sequence[Alarm]) -> None:
         # Since the alarm, not since the drift began: a window may hold both worlds, and the new one is to be learned.
-        since = {alarm.device: alarm.raised for alarm in alarms}
+        since = {device: alarm.raised for alarm in alarms for device in alarm.devices}
         situation = Situation(
             alarmed=sorted(since), labelled=self._policy.min_labels, busy=await self._busy(workload),
             last_retrained=await self._last(workload),
@@ -161,22 +161,15 @@ class Retrainer:
         return f"rollout {rollout.id} is running" if rollout else ""
 
     async def _close_answered(self) -> None:
-        """An alarm about a release is answered once its device runs a newer one."""
+        """An alarm about a release is answered once all its devices run a newer one."""
         async with self._store.begin() as session:
-            query = select(Alarm, Device).join(Device, Device.name == Alarm.device)
-            query = query.where(
-                Alarm.state == "open", Device.workload == Alarm.workload, Device.release > Alarm.release
-            )
-            for alarm, device in (await session.execute(query)).all():
-                alarm.state = "resolved"
-                why = f"{device.name} runs {device.workload}/{device.release} now"
-                name = f"{alarm.id} {alarm.device}"
-                session.add(
-                    Event(
-                        time=self._clock(), kind="alarm", name=name, before="open", after="resolved", reason=why,
-                        actor=ACTOR,
-                    )
-                )  # fmt: skip
+            running = {device.name: device for device in (await session.scalars(select(Device))).all()}
+            for alarm in (await session.scalars(select(Alarm).where(Alarm.state == "open"))).all():
+                if all(_runs_newer(running.get(name), alarm) for name in alarm.devices):
+                    alarm.state = "resolved"
+                    why = f"{', '.join(alarm.devices)}: a newer release than {alarm.workload}/{alarm.release} runs now"
+                    session.add(Event(time=self._clock(), kind="alarm", name=alarm.title, before="open",
+                                      after="resolved", reason=why, actor=ACTOR))  # fmt: skip
 
     def _save(self, workload: str, samples: Samples) -> Path:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -193,3 +186,7 @@ class Retrainer:
         async with self._store.begin() as session:
             session.add(Event(time=self._clock(), kind="retrain", name=workload, before=before, after=after,
                               reason=reason, actor=ACTOR))  # fmt: skip
+
+
+def _runs_newer(device: Device | None, alarm: Alarm) -> bool:
+    return device is not None and device.workload == alarm.workload and device.release > alarm.release
