@@ -293,8 +293,8 @@ def rollout_halt(
 def drift_list(context: typer.Context, as_json: Json = False) -> None:
     """All alarms."""
     _list(_cloud(context).get("/alarms"), as_json, {
-        "alarm": "id", "where": _alarm_place, "release": lambda r: f"{r['workload']}/{r['release']}", "state": "state",
-        "since": _when("since"), "raised": _when("raised"), "what": "summary",
+        "alarm": "id", "where": _alarm_place, "release": lambda r: f"{r['workload']}/{r['release']}", "kind": "kind",
+        "state": "state", "since": _when("since"), "raised": _when("raised"), "what": "summary",
     })  # fmt: skip
 
 
@@ -312,8 +312,8 @@ def drift_show(context: typer.Context, number: int, as_json: Json = False) -> No
         bar = "█" * max(1, round(30 * channel["evidence"] / strongest))
         console.print(
             f"  {channel['channel']:>18} [red]{bar}[/] once in 10^{channel['evidence']:.1f} days  "
-            f"{escape(channel['direction'])}, {channel['shift']:+.2f} sd: {escape(channel['now'])}, "
-            f"usually {escape(channel['usual'])}"
+            f"{escape(channel['fault'] or channel['direction'])}, {channel['shift']:+.2f} sd: "
+            f"{escape(channel['now'])}, usually {escape(channel['usual'])}"
         )
     return None
 

@@ -166,6 +166,7 @@ class Alarm(Base, kw_only=True):
     devices: Mapped[list[str]]  # that it is about
     workload: Mapped[str]
     release: Mapped[int]
+    kind: Mapped[str]  # drift, data-quality
     state: Mapped[str]  # open, resolved
     since: Mapped[float]  # start of the window where the evidence began
     raised: Mapped[float]

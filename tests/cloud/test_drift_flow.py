@@ -17,7 +17,7 @@ from skerry_shared.release import Channel
 
 NORMAL = Channel("brightness", (1.0, 2.0, 3.0), (250, 250, 250, 250, 0))
 DARKER = Channel("brightness", (1.0, 2.0, 3.0), (350, 250, 250, 150, 0))
-SHIFTED = Channel("brightness", (1.0, 2.0, 3.0), (10, 10, 10, 970, 0))
+SHIFTED = Channel("brightness", (1.0, 2.0, 3.0), (100, 100, 100, 700, 0))
 DAYS = 1000 / DAY  # windows last a second
 
 

@@ -72,7 +72,7 @@ class World:
         self.started: list[tuple[str, int]] = []
         self.retrainer = Retrainer(store, steps, self._labelled, self._start, POLICY, folder, lambda: NOW)
 
-    async def build(self) -> "World":
+    async def build(self, kind: str) -> "World":
         async with self.store.begin() as session:
             session.add(Dataset(workload="w", number=1, parent=0, created=NOW, sha256="", rows=1, sources={}))
             await session.flush()
@@ -81,8 +81,8 @@ class World:
             await session.flush()
             session.add(Bundle(workload="w", release=1, profile="p", path="", sha256="", length=1, manifest=""))
             session.add(Device(name="edge-1", profile="p", state="enrolled", workload="w", release=1))
-            session.add(Alarm(level="device", name="edge-1", devices=["edge-1"], workload="w", release=1, state="open",
-                              since=NOW - 60, raised=NOW, summary="", detail={}))  # fmt: skip
+            session.add(Alarm(level="device", name="edge-1", devices=["edge-1"], workload="w", release=1, kind=kind,
+                              state="open", since=NOW - 60, raised=NOW, summary="", detail={}))  # fmt: skip
         return self
 
     async def notes(self) -> list[tuple[str, str]]:
@@ -97,9 +97,10 @@ class World:
         self.started.append((workload, release))
 
 
-def tell(with_store: Callable[[Any], None], folder: Path, steps: Steps, story: Any, labels: int = 3) -> None:
+def tell(with_store: Callable[[Any], None], folder: Path, steps: Steps, story: Any, labels: int = 3,
+         kind: str = "drift") -> None:  # fmt: skip
     async def run(store: Store) -> None:
-        await story(await World(store, folder, steps, labels).build())
+        await story(await World(store, folder, steps, labels).build(kind))
 
     with_store(run)
 
@@ -127,6 +128,14 @@ def test_too_few_labels_wait(with_store: Callable[[Any], None], tmp_path: Path) 
         assert world.steps.calls == [] and await world.notes() == []
 
     tell(with_store, tmp_path, Steps(), story, labels=2)
+
+
+def test_faulty_data_never_retrain(with_store: Callable[[Any], None], tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        await world.retrainer.tick()
+        assert world.steps.calls == [] and await world.notes() == []
+
+    tell(with_store, tmp_path, Steps(), story, kind="data-quality")
 
 
 @pytest.mark.parametrize("steps", [Steps(passed=False), Steps(broken=LinkError("gone"))])

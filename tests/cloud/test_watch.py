@@ -28,6 +28,10 @@ def darker(values: np.ndarray[Any, Any]) -> None:
     values[:, 0] -= 0.7
 
 
+def stuck(values: np.ndarray[Any, Any]) -> None:
+    values[:, 0] = 0.3
+
+
 def bit_darker(values: np.ndarray[Any, Any]) -> None:
     values[:, 0] -= 0.2
 
@@ -61,7 +65,7 @@ class Fleet:
                 (changes or {}).get(device, unchanged)(values)
                 found += [
                     Window(device, workload, release, self._time, self._time + STEP, channel.name,
-                           sketch.count(values[:, i], channel.edges))
+                           sketch.count(channel, values[:, i]))
                     for i, channel in enumerate(BASELINE)
                 ]  # fmt: skip
             self._time += STEP
@@ -96,7 +100,19 @@ def test_an_alarm_names_device_channel_direction_and_time(change: Change, channe
     assert alarm.channels[0].direction == direction
     assert 18 * STEP <= alarm.since <= 21 * STEP <= alarm.at <= 26 * STEP
     text = summary(alarm)
-    assert text.startswith("d1: digits release 1 drifts since 1970-01-01 00:") and direction in text
+    what = "has faulty data" if change is broken else "drifts"
+    assert text.startswith(f"d1: digits release 1 {what} since 1970-01-01 00:")
+    assert (alarm.channels[0].fault or direction) in text
+
+
+def test_faulty_data_are_told_from_a_change_of_the_world() -> None:
+    for change, kind, fault in [
+        (darker, "drift", ""), (broken, "data-quality", "20% missing"), (one_class, "drift", ""),
+        (stuck, "data-quality", "stuck: 99% repeat the value before"),
+    ]:  # fmt: skip
+        (alarm,) = Fleet(ALONE).run(1, {"d1": change}) or Fleet(ALONE).run(10, {"d1": change})
+        assert (alarm.kind, alarm.channels[0].fault) == (kind, fault)
+        assert (" has faulty data since " in summary(alarm)) == (kind == "data-quality")
 
 
 def test_how_much_is_told_in_standard_deviations_and_shares() -> None:

@@ -75,7 +75,7 @@ def test_windows_add_up_to_counting_everything_at_once(sizes: list[int], window:
     recorder.close()
     everything = np.concatenate(values)
     for i, channel in enumerate(MANIFEST.baseline):
-        np.testing.assert_array_equal(sunk.counts()[channel.name], sketch.count(everything[:, i], channel.edges))
+        np.testing.assert_array_equal(sunk.counts()[channel.name], sketch.count(channel, everything[:, i]))
     starts, ends = sunk.rows("windows")["start"], sunk.rows("windows")["end"]
     assert all(end - start <= window for start, end in zip(starts, ends, strict=True))
 

@@ -5,6 +5,7 @@ by rounding; ``TOLERANCE`` says by how much, and a file that exceeds it on this 
 is not let out at all.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,15 @@ from numpy.typing import NDArray
 from skerry_cloud.adapters.onnx_model import Answers, OnnxModel
 from skerry_cloud.datasets import REFERENCE, TEST, TRAIN, Rows
 from skerry_cloud.runs import Variant, VariantReport
-from skerry_cloud.workloads import Examples, Workload
+from skerry_cloud.workloads import RESIDUAL, Examples, Workload
 from skerry_shared import sketch
-from skerry_shared.errors import GateError
+from skerry_shared.errors import ConfigError, GateError
 from skerry_shared.release import Channel
 
 GOLDEN = 32
 BASELINE_MIN, BASELINE_MAX = 200, 4000  # rows: enough for 16 bins, and no more than a few seconds of answering
+SERIES = 2000  # rows in their order: what follows what
+CORRELATED = 0.2  # autocorrelation at lag 1 above which values cannot be taken for independent
 REFERENCE_MIN = 30  # rows: with fewer, 16 bins say next to nothing
 
 TOLERANCE = {
@@ -67,12 +70,13 @@ def reference_rows(split: NDArray[np.str_], source: NDArray[np.str_]) -> dict[st
 
 @dataclass(frozen=True)
 class Trial:
-    """What every variant of a run is measured on: test and baseline examples, golden inputs, float32's test accuracy
-    and golden scores, and the budget in points."""
+    """What every variant of a run is measured on: test and baseline examples, examples in their order, golden
+    inputs, float32's test accuracy and golden scores, and the budget in points."""
 
     workload: Workload
     test: Examples
     baseline: NDArray[Any]
+    series: NDArray[Any]
     references: dict[str, NDArray[Any]]
     golden: NDArray[Any]
     accuracy: float
@@ -89,6 +93,7 @@ def trial(workload: Workload, rows: Rows, source: Path, max_drop: float) -> Tria
         workload=workload,
         test=test,
         baseline=inputs[baseline_rows(rows.split, rows.source)],
+        series=inputs[rows.source == REFERENCE][:SERIES],
         references={source: inputs[places] for source, places in reference_rows(rows.split, rows.source).items()},
         golden=golden,
         accuracy=_accuracy(workload, model, test),
@@ -144,7 +149,10 @@ def _check_kernels(model: Path, inputs: NDArray[Any], answers: Answers, toleranc
 
 
 def _channels(trial: Trial, model: OnnxModel) -> tuple[tuple[Channel, ...], dict[str, tuple[Channel, ...]]]:
-    """Baseline and references; the bins are cut over all of them, so that they tell each from the other."""
+    """Baseline and references; the bins are cut over all of them, so that they tell each from the other.
+
+    Raises ConfigError for a monitor whose values follow from the ones before, unless its mode says so.
+    """
 
     def values(inputs: NDArray[Any]) -> sketch.Floats:
         answers = model.run(inputs)
@@ -153,7 +161,33 @@ def _channels(trial: Trial, model: OnnxModel) -> tuple[tuple[Channel, ...], dict
     healthy, changed = values(trial.baseline), {source: values(rows) for source, rows in trial.references.items()}
     names = sketch.channel_names(trial.workload.monitors)
     bins = sketch.baseline(names, np.concatenate([healthy, *changed.values()]), len(trial.workload.labels))
-    return sketch.recount(bins, healthy), {source: sketch.recount(bins, rows) for source, rows in changed.items()}
+    bins = with_residuals(trial.workload, bins, model.run(trial.series).monitors)
+    counted = {source: sketch.recount(bins, rows) for source, rows in changed.items()}
+    found = {source: _lagged_from(bins, channels) for source, channels in counted.items()}
+    return _lagged_from(bins, sketch.recount(bins, healthy)), found
+
+
+def with_residuals(
+    workload: Workload, channels: Sequence[Channel], series: NDArray[np.float32]
+) -> tuple[Channel, ...]:
+    """The channels, those of mode "residual" made from ``series``: monitors in the order of time (n × M)."""
+    made = list(channels)
+    for place, name in enumerate(workload.monitors):
+        values = series[:, place].astype(np.float64)
+        if workload.modes.get(name) == RESIDUAL:
+            made[place] = sketch.residual(name, values)
+        elif (found := sketch.autocorrelation(values)) > CORRELATED:
+            raise ConfigError(
+                f'{workload.name}: monitor {name!r}: values follow the ones before (autocorrelation {found:.2f}, '
+                f'{CORRELATED} at most may be). Say modes = {{"{name}": "{RESIDUAL}"}} in the workload, to watch what '
+                "the one before does not foretell; or shuffle examples() if their order means nothing"
+            )
+    return tuple(made)
+
+
+def _lagged_from(bins: Sequence[Channel], channels: Sequence[Channel]) -> tuple[Channel, ...]:
+    """A residual needs neighbours in time, which no chosen rows are: its counts are those of the series."""
+    return tuple(made if made.lag else channel for made, channel in zip(bins, channels, strict=True))
 
 
 def _write_golden(variant: Variant, name: str, inputs: NDArray[Any], answers: Answers) -> None:

@@ -9,11 +9,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from skerry_cloud.drift.fault import fault
 from skerry_cloud.drift.tilts import normal_scores, smooth
 from skerry_shared.release import Channel
+from skerry_shared.sketch import ANSWERS
 
 DEVICE, GROUP, FLEET = "device", "group", "fleet"
 LEVELS = (DEVICE, GROUP, FLEET)
+DRIFT, DATA_QUALITY = "drift", "data-quality"  # kinds of alarms
 DAY = 86400.0
 
 
@@ -45,6 +48,7 @@ class Culprit:
     usual: str
     now: str
     shift: float  # of the values' mean normal score, in standard deviations of the reference
+    fault: str = ""  # what is wrong with the data themselves, see ``fault``; "" if the world changed
 
 
 @dataclass(frozen=True)
@@ -57,14 +61,22 @@ class Alarm:
     since: float  # start of the window where the evidence began
     at: float  # end of the window that tipped it
 
+    @property
+    def kind(self) -> str:
+        """"data-quality" if every input that changed shows a fault of the data, so that labels and training are no
+        answer; else "drift"."""
+        faults = [culprit.fault for culprit in self.channels if culprit.channel not in ANSWERS]
+        return DATA_QUALITY if faults and all(faults) else DRIFT
+
 
 def summary(alarm: Alarm) -> str:
     """The alarm in one line."""
     since = datetime.fromtimestamp(alarm.since, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
     first, *others = alarm.channels
     also = f", also {', '.join(culprit.channel for culprit in others)}" if others else ""
-    change = f"{first.channel} is {first.direction} ({first.now}, usually {first.usual})"
-    return f"{alarm.place} drifts since {since}: {change}{also}"
+    change = first.fault or f"{first.direction} ({first.now}, usually {first.usual})"
+    what = "drifts" if alarm.kind == DRIFT else "has faulty data"
+    return f"{alarm.place} {what} since {since}: {first.channel} is {change}{also}"
 
 
 def culprit(channel: Channel, word: str, spike: int, evidence: float, recent: NDArray[np.int64]) -> Culprit:
@@ -74,7 +86,8 @@ def culprit(channel: Channel, word: str, spike: int, evidence: float, recent: ND
     usual, now = (_share(counts, spike) if spike >= 0 else _median(channel, counts) for counts in (reference, recent))
     z = normal_scores(channel)
     shift = recent @ z / max(recent.sum(), 1.0) - smooth(channel.counts) @ z
-    return Culprit(channel.name, evidence, direction, usual, now, float(shift))
+    broken = "" if channel.name in ANSWERS else fault(channel, recent)
+    return Culprit(channel.name, evidence, direction, usual, now, float(shift), broken)
 
 
 def log10_days(log_seconds: float) -> float:
@@ -95,7 +108,7 @@ def _range(channel: Channel, place: int) -> str:
     """The values of a bin, for people."""
     edges: Sequence[float] = channel.edges
     if place > len(edges):
-        return "missing"
+        return "no value"
     if not edges:
         return "any value"
     if place == 0:

@@ -98,7 +98,7 @@ class Retrainer:
     async def tick(self) -> None:
         """Close alarms that were answered; retrain where the policy says so (this returns when it is done)."""
         await self._close_answered()
-        alarms = await self._store.all(select(Alarm).where(Alarm.state == "open"))
+        alarms = await self._store.all(select(Alarm).where(Alarm.state == "open", Alarm.kind == "drift"))
         for workload in sorted({alarm.workload for alarm in alarms}):
             await self._consider(workload, [alarm for alarm in alarms if alarm.workload == workload])
 

@@ -9,6 +9,7 @@ encodes and calls the sink, which may wait for a disk. Only where samples outrun
 What is observed after ``close`` (a request was in flight) is passed on at once.
 """
 
+import math
 import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -44,12 +45,12 @@ class Recorder:
         """``clock`` gives Unix seconds, ``draw`` uniform numbers in [0, 1)."""
         self._manifest, self._sink = manifest, sink
         self._window_s, self._rate, self._clock, self._draw = window_s, sample_rate, clock, draw
-        self._edges = [np.asarray(channel.edges, dtype=np.float64) for channel in manifest.baseline]
         self._lock, self._closed = threading.Lock(), False
         self._opened = self._sampled = clock()
         self._pending: list[tuple[NDArray[Any], NDArray[Any]]] = []
         self._waiting = 0  # examples in _pending
         self._counts = self._zero()
+        self._last = [math.nan] * len(manifest.baseline)  # value of each channel
         self._samples, self._sample_bytes = _empty("samples"), 0
         self._full: list[Rows] = []  # batches of samples
 
@@ -113,8 +114,9 @@ class Recorder:
             return
         scores, monitors = (np.concatenate(arrays) for arrays in zip(*self._pending, strict=True))
         values = sketch.channel_values(scores, monitors)
-        for i, edges in enumerate(self._edges):
-            self._counts[i] += sketch.count(values[:, i], edges)
+        for i, channel in enumerate(self._manifest.baseline):
+            self._counts[i] += sketch.count(channel, values[:, i], self._last[i])
+        self._last = values[-1].tolist()
         self._pending, self._waiting = [], 0
 
     def _sample(self, now: float, ids: Sequence[str], inputs: Tensors, scores: NDArray[Any]) -> None:
@@ -137,7 +139,7 @@ class Recorder:
         self._samples, self._sampled, self._sample_bytes = _empty("samples"), now, 0
 
     def _zero(self) -> list[NDArray[np.int64]]:
-        return [np.zeros(len(edges) + 2, dtype=np.int64) for edges in self._edges]
+        return [np.zeros(len(channel.counts), dtype=np.int64) for channel in self._manifest.baseline]
 
 
 def read_samples(manifest: Manifest, payload: bytes) -> Iterator[tuple[str, Tensors, NDArray[np.float32]]]:

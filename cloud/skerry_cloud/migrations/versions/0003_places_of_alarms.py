@@ -15,11 +15,13 @@ def upgrade() -> None:
     with op.batch_alter_table("alarms") as alarms:
         alarms.alter_column("device", new_column_name="name")
         alarms.add_column(sa.Column("level", sa.String(), server_default="device", nullable=False))
+        alarms.add_column(sa.Column("kind", sa.String(), server_default="drift", nullable=False))
         alarms.add_column(sa.Column("devices", sa.JSON(), server_default="[]", nullable=False))
     op.execute("UPDATE alarms SET devices = '[\"' || name || '\"]'")
     with op.batch_alter_table("alarms") as alarms:
         alarms.alter_column("level", server_default=None)
         alarms.alter_column("devices", server_default=None)
+        alarms.alter_column("kind", server_default=None)
     op.create_table(
         "checkpoints",
         sa.Column("name", sa.String(), nullable=False),
@@ -34,6 +36,7 @@ def downgrade() -> None:
     op.drop_table("checkpoints")
     with op.batch_alter_table("alarms") as alarms:
         alarms.drop_column("devices")
+        alarms.drop_column("kind")
         alarms.drop_column("level")
         alarms.alter_column("name", new_column_name="device")
     with op.batch_alter_table("devices") as devices:
