@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from skerry_shared.config import load_toml
 from skerry_shared.identity import check_name
@@ -74,14 +75,20 @@ class Retrain:
     """When to retrain by itself, and what a candidate may lose. It must always be better on recent data."""
 
     enabled: bool = True
+    on: Literal["harm", "alarm"] = "harm"  # drift alone may do no harm: what has to be there beside labels
+    min_harm: float = 2.0  # points of accuracy that labels have to prove lost
     min_labels: int = 200  # labelled samples of the alarmed devices since their alarm
+    hours: tuple[int, ...] = ()  # of the day, 0 to 23, when a retraining may start; none: at any
+    approval: bool = False  # publish a candidate, but leave its rollout to an operator
     max_loss: float | None = None  # points of accuracy on the old data that a candidate may lose; else the workload's
     cooldown_minutes: float = 30.0  # between two retrainings of a workload
     epochs: int = 0  # 0: the workload's own number
 
     def __post_init__(self) -> None:
         """Raises ValueError, which ``decode`` turns into a ConfigError."""
-        if self.min_labels < 1 or self.cooldown_minutes < 0 or self.epochs < 0 or (self.max_loss or 0) < 0:
+        if not all(0 <= hour < 24 for hour in self.hours):
+            raise ValueError("hours: needs hours of the day, from 0 to 23")
+        if self.min_labels < 1 or min(self.min_harm, self.cooldown_minutes, self.epochs, self.max_loss or 0) < 0:
             raise ValueError("needs min_labels >= 1, and nothing below 0")
 
 
@@ -153,6 +160,9 @@ tolerance = 0.01                     # share of the traffic that may be other th
 
 [retrain]
 enabled = true
+on = "harm"                          # drift may do no harm; "alarm" retrains all the same
+min_harm = 2.0                       # points of accuracy that labels have to prove lost
 min_labels = 200                     # labelled samples since the alarm
+approval = false                     # true: publish, but leave the rollout to an operator
 cooldown_minutes = 30.0
 """

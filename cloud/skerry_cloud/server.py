@@ -156,7 +156,7 @@ class Cloud:
         services = Services(
             store=self._store, learning=self._learning, director=self._director, enrolment=self._enrolment,
             authority=tls.authority.read_text(), operator=self._keys.operator,
-            lake=self._lake, repository=self._folder / setup.REPOSITORY,
+            lake=self._lake, labelled=self._labelled, repository=self._folder / setup.REPOSITORY,
             token_seconds=self._config.devices.token_hours * 3600, background=self._background,
         )  # fmt: skip
         return uvicorn.Config(
@@ -271,7 +271,10 @@ def revision() -> str:
 
 def _policy(found: CloudConfig) -> Policy:
     retrain = found.retrain
-    return Policy(retrain.min_labels, retrain.cooldown_minutes * 60, retrain.epochs, retrain.max_loss)
+    return Policy(
+        retrain.min_labels, retrain.cooldown_minutes * 60, retrain.epochs, retrain.max_loss, retrain.on,
+        retrain.min_harm, retrain.approval, retrain.hours,
+    )  # fmt: skip
 
 
 async def _first(*parts: "asyncio.Future[Any]") -> None:

@@ -167,6 +167,7 @@ class Alarm(Base, kw_only=True):
     workload: Mapped[str]
     release: Mapped[int]
     kind: Mapped[str]  # drift, data-quality
+    health: Mapped[str]  # of the cohort: see states.Health
     state: Mapped[str]  # open, resolved
     since: Mapped[float]  # start of the window where the evidence began
     raised: Mapped[float]

@@ -87,11 +87,15 @@ def _channel(name: str, values: Floats, labels: int) -> Channel:
 def _quantiles(name: str, values: Floats, cut_at: Floats, lag: float = 0.0) -> Channel:
     """Bins at the quantiles of ``cut_at``, which is what the channel counts of ``values``."""
     found = cut_at[np.isfinite(cut_at)]
-    cuts = np.quantile(found, np.arange(1, BINS) / BINS) if len(found) else []
-    ends = [found.min(), np.nextafter(found.max(), np.inf)] if len(found) else []
-    edges = tuple(map(float, np.unique([*cuts, *ends])))
+    edges = _edges(found) if len(found) else ()
     repeats = len(values) > 1 and (values[1:] == values[:-1]).mean() <= REPEATS
     return _counted(Channel(name, edges, (0,) * (len(edges) + 2 + bool(repeats)), lag), values)
+
+
+def _edges(values: Floats) -> tuple[float, ...]:
+    """Around all of the values, and at their quantiles."""
+    ends = values.min(), np.nextafter(values.max(), np.inf)
+    return tuple(map(float, np.unique([*np.quantile(values, np.arange(1, BINS) / BINS), *ends])))
 
 
 def _counted(channel: Channel, values: Floats) -> Channel:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skerry_cloud.drift.fault import converted, fault
+from skerry_cloud.drift.fault import fault
+from skerry_cloud.drift.tilts import converted
 from skerry_shared import sketch
 
 Values = np.ndarray[Any, Any]

@@ -28,13 +28,13 @@ def references(rng: np.random.Generator, size: int) -> tuple[Tilts, Floats]:
 
 def run(tilts: Tilts, shares: Floats, rng: np.random.Generator, windows: int, values: int, streams: int) -> Floats:
     """log of the statistic of each stream (rows) after each window (columns) of a second."""
-    bank: Bank[int] = Bank(tilts.log_weights)
+    bank: Bank[int] = Bank(tilts.log_weights, len(shares))
     places = np.array([bank.row(stream) for stream in range(streams)])
     statistics = np.empty((streams, windows))
     for window in range(windows):
         counts = rng.multinomial(values, shares, size=streams)
         starts = np.full(streams, float(window))
-        bank.take(places, tilts.log_likelihoods(counts), starts, starts + 1)
+        bank.take(places, tilts.log_likelihoods(counts), counts, starts, starts + 1)
         statistics[:, window] = bank.statistic[:streams]
     return statistics
 

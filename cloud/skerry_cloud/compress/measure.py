@@ -167,9 +167,7 @@ def _channels(trial: Trial, model: OnnxModel) -> tuple[tuple[Channel, ...], dict
     return _lagged_from(bins, sketch.recount(bins, healthy)), found
 
 
-def with_residuals(
-    workload: Workload, channels: Sequence[Channel], series: NDArray[np.float32]
-) -> tuple[Channel, ...]:
+def with_residuals(workload: Workload, channels: Sequence[Channel], series: NDArray[np.float32]) -> tuple[Channel, ...]:
     """The channels, those of mode "residual" made from ``series``: monitors in the order of time (n × M)."""
     made = list(channels)
     for place, name in enumerate(workload.monitors):
@@ -178,7 +176,7 @@ def with_residuals(
             made[place] = sketch.residual(name, values)
         elif (found := sketch.autocorrelation(values)) > CORRELATED:
             raise ConfigError(
-                f'{workload.name}: monitor {name!r}: values follow the ones before (autocorrelation {found:.2f}, '
+                f"{workload.name}: monitor {name!r}: values follow the ones before (autocorrelation {found:.2f}, "
                 f'{CORRELATED} at most may be). Say modes = {{"{name}": "{RESIDUAL}"}} in the workload, to watch what '
                 "the one before does not foretell; or shuffle examples() if their order means nothing"
             )

@@ -9,7 +9,7 @@ on multinomials: Lindon, Malek: Anytime-valid inference for multinomial count da
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from skerry_cloud.drift.tilts import Floats
 K = TypeVar("K")
 Places = NDArray[np.int64]
 
-STATE = ("log_r", "cusum", "began", "mark", "statistic")
+STATE = ("log_r", "cusum", "began", "mark", "statistic", "counts")
 
 
 @dataclass
@@ -27,18 +27,21 @@ class Bank(Generic[K]):
     """The rows, by key. R is in seconds."""
 
     log_weights: Floats  # J
+    bins: int  # K
     rows: dict[K, int] = field(default_factory=dict)
     log_r: Floats = field(init=False)  # rows × J
     cusum: Floats = field(init=False)  # rows × J: log of the evidence since the likeliest change
     began: Floats = field(init=False)  # rows × J: Unix seconds of that change
     mark: Floats = field(init=False)  # rows: Unix seconds until when there were windows
     statistic: Floats = field(init=False)  # rows: log of the mean R
+    counts: Places = field(init=False)  # rows × K: since the evidence for the strongest alternative began
 
     def __post_init__(self) -> None:
         """No rows yet."""
         alternatives = len(self.log_weights)
         self.log_r, self.cusum, self.began = (np.empty((0, alternatives)) for _ in range(3))
         self.mark, self.statistic = np.empty(0), np.empty(0)
+        self.counts = np.empty((0, self.bins), np.int64)
 
     def row(self, key: K) -> int:
         """The row of ``key``, a fresh one if there is none yet."""
@@ -64,10 +67,10 @@ class Bank(Generic[K]):
         place = self.rows.get(key)
         if place is not None:
             self.log_r[place], self.cusum[place], self.began[place] = -np.inf, 0.0, np.nan
-            self.statistic[place] = -np.inf
+            self.statistic[place], self.counts[place] = -np.inf, 0
 
-    def take(self, places: Places, gains: Floats, starts: Floats, ends: Floats) -> None:
-        """A window of each row in ``places`` (each at most once): log L (n × J), start and end (n) of each."""
+    def take(self, places: Places, gains: Floats, counts: Places, starts: Floats, ends: Floats) -> None:
+        """A window of each row in ``places`` (each at most once): log L (n × J), counts (n × K), start and end (n)."""
         mark = self.mark[places]
         with np.errstate(divide="ignore"):  # a window that came late adds no time
             credit = np.log(np.maximum(ends - np.maximum(mark, starts), 0.0))
@@ -76,6 +79,8 @@ class Bank(Generic[K]):
         self.began[places] = np.where(cusum <= 0, starts[:, None], self.began[places])
         self.log_r[places], self.cusum[places] = log_r, np.maximum(cusum, 0.0) + gains
         self.mark[places], self.statistic[places] = np.maximum(mark, ends), log_sum(log_r + self.log_weights)
+        goes_on = self.since(places) < starts
+        self.counts[places] = counts + self.counts[places] * goes_on[:, None]
 
     @property
     def width(self) -> int:
@@ -95,11 +100,11 @@ class Bank(Generic[K]):
         began: Floats = self.began[places, self._best(places)]
         return began
 
-    def arrays(self) -> dict[str, Floats]:
+    def arrays(self) -> dict[str, NDArray[Any]]:
         """All that ``load`` needs beside the keys."""
         return {name: getattr(self, name)[: len(self.rows)] for name in STATE}
 
-    def load(self, keys: Sequence[K], arrays: Mapping[str, Floats]) -> None:
+    def load(self, keys: Sequence[K], arrays: Mapping[str, NDArray[Any]]) -> None:
         """Undo ``arrays``: the rows of these keys, in this order."""
         self.rows = {key: place for place, key in enumerate(keys)}
         for name in STATE:
@@ -112,7 +117,7 @@ class Bank(Generic[K]):
     def _grow(self, by: int) -> None:
         for name in STATE:
             array = getattr(self, name)
-            setattr(self, name, np.concatenate([array, np.zeros((by, *array.shape[1:]))]))
+            setattr(self, name, np.concatenate([array, np.zeros((by, *array.shape[1:]), array.dtype)]))
 
 
 def log_sum(log_r: Floats) -> Floats:

@@ -48,9 +48,6 @@ def _dump_traffic(model: tuple[str, int], traffic: Traffic, arrays: Arrays) -> d
         for device, member in traffic.members.items()
     ]
     series = [_dump_bank(found.bank, arrays) for found in traffic.series.values()]
-    for found, (name, keys) in zip(traffic.series.values(), series, strict=True):
-        nothing = np.zeros(len(found.channel.counts), np.int64)
-        arrays[f"{name}/recent"] = np.array([found.recent.get(key, nothing) for key in keys])
     pools = [[channel, *_dump_bank(bank, arrays)] for (channel, _), bank in traffic.pools.items()]
     return {
         "model": model, "members": members,
@@ -69,7 +66,6 @@ def _load_traffic(told: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], t
             series.bank = _load_bank(name, keys, arrays)
             if series.bank.width != len(series.tilts.words):
                 raise InputError(f"checkpoint: {channel.name} has {series.bank.width} alternatives")
-            series.recent = {key: row for key, row in zip(keys, arrays[f"{name}/recent"], strict=True) if row.any()}
     for channel, name, keys in told["pools"]:
         bank = _load_bank(name, [(level, pool) for level, pool in keys], arrays)
         traffic.pools[channel, bank.width] = bank
@@ -85,6 +81,6 @@ def _dump_bank(bank: Bank[Any], arrays: Arrays) -> tuple[str, list[Any]]:
 
 
 def _load_bank(name: str, keys: list[Any], arrays: Mapping[str, NDArray[Any]]) -> Bank[Any]:
-    bank: Bank[Any] = Bank(arrays[f"{name}/log_weights"])
+    bank: Bank[Any] = Bank(arrays[f"{name}/log_weights"], arrays[f"{name}/counts"].shape[1])
     bank.load(keys, {part: arrays[f"{name}/{part}"] for part in STATE})
     return bank

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from skerry_cloud.drift.tilts import Floats, smooth
+from skerry_cloud.drift.tilts import Floats, converted, smooth
 from skerry_shared.release import Channel
 
 Counts = NDArray[np.int64]
@@ -98,19 +98,6 @@ def _unit(channel: Channel, recent: Counts) -> str:
 def _fits(now: Floats, expected: Floats, size: int) -> bool:
     noise = float(np.sqrt(expected * (1 - expected) / (2 * math.pi * size)).sum())
     return _distance(now, expected) <= NEAR + noise
-
-
-def converted(channel: Channel, factor: float, offset: float) -> Floats:
-    """Shares of the bins (K) if the reference's values had been multiplied by ``factor`` and ``offset`` been added."""
-    p, edges = smooth(channel.counts), np.asarray(channel.edges)
-    values = len(edges) + 1
-    if len(edges) < 2:
-        return p
-    inside = np.concatenate([[0.0], np.cumsum(p[1 : values - 1])])
-    below = p[0] + np.interp((edges - offset) / factor, edges, inside)
-    total = p[:values].sum()
-    cumulative = np.concatenate([[0.0], below if factor > 0 else total - below, [total]])
-    return np.concatenate([np.maximum(np.diff(cumulative), 0.0), p[values:]])
 
 
 def _distance(one: Floats, other: Floats) -> float:

@@ -44,7 +44,7 @@ class Culprit:
 
     channel: str
     evidence: float  # log10 of days: without a change it would take as long on average to see the like
-    direction: str  # "higher", "lower", "wider", "narrower", "skewed", "more extreme", "missing", "more often <range>"
+    direction: str  # a word of ``tilts``, as "higher" or "missing", or "more often <range>", "less often <range>"
     usual: str
     now: str
     shift: float  # of the values' mean normal score, in standard deviations of the reference
@@ -63,8 +63,8 @@ class Alarm:
 
     @property
     def kind(self) -> str:
-        """"data-quality" if every input that changed shows a fault of the data, so that labels and training are no
-        answer; else "drift"."""
+        """Data-quality if every input that changed shows a fault of the data, so that labels and training are no
+        answer; else drift."""
         faults = [culprit.fault for culprit in self.channels if culprit.channel not in ANSWERS]
         return DATA_QUALITY if faults and all(faults) else DRIFT
 
@@ -81,7 +81,7 @@ def summary(alarm: Alarm) -> str:
 
 def culprit(channel: Channel, word: str, spike: int, evidence: float, recent: NDArray[np.int64]) -> Culprit:
     """What the counts since the change say beside the reference; ``spike`` is the bin that became more often, or -1."""
-    direction = f"{word} {_range(channel, spike)}" if word == "more often" else word
+    direction = f"{word} {_range(channel, spike)}" if word in ("more often", "less often") else word
     reference = np.asarray(channel.counts)
     usual, now = (_share(counts, spike) if spike >= 0 else _median(channel, counts) for counts in (reference, recent))
     z = normal_scores(channel)

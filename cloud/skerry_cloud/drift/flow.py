@@ -142,8 +142,8 @@ def windows_of(rows: pa.Table) -> Iterator[Window]:
 def _row(alarm: Alarm) -> AlarmRow:
     channels = [asdict(culprit) for culprit in alarm.channels]
     return AlarmRow(
-        **alarm.place._asdict(), devices=list(alarm.devices), kind=alarm.kind, state="open", since=alarm.since,
-        raised=alarm.at, summary=summary(alarm), detail={"channels": channels},
+        **alarm.place._asdict(), devices=list(alarm.devices), kind=alarm.kind, health=alarm.kind, state="open",
+        since=alarm.since, raised=alarm.at, summary=summary(alarm), detail={"channels": channels},
     )  # fmt: skip
 
 

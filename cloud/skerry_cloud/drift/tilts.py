@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skerry_shared.release import Channel
+from skerry_shared.sketch import CLASS
 
 Floats = NDArray[np.float64]
 
@@ -34,7 +35,11 @@ LOCATIONS = (0.1, 0.25, 0.5, 1.0)  # in standard deviations of the reference; sm
 SCALES = (-0.4, -0.15, 0.1, 0.2, 0.4)  # of z² in the exponent; negative is narrower
 SKEWS = (0.1, 0.25)  # of (z³ - 3z)/√6
 TAILS = (0.05, 0.2)  # share of the traffic that moves to the first and last bin
-SPIKES = (0.05, 0.2, 0.5)  # share of the traffic that moves to one bin
+SPIKES = (0.05, 0.2)  # share of the traffic that moves to one bin
+GAINS = (0.8, 0.9, 1.1, 1.25)  # factors of values
+REMAINS = 0.1  # share of the reference in those, so that no bin is empty
+RARER = 0.3  # what is left of one bin
+LIMIT = 0.9  # share of what lies beyond a sensor's limit that is heaped there
 
 Alternative = tuple[str, int, Floats]  # word, bin of a spike or -1, q
 
@@ -46,13 +51,13 @@ class Tilts:
     words: tuple[str, ...]
     bins: NDArray[np.int64]
     log_ratios: Floats  # J × K: log(q/p*), charged with d
-    log_weights: Floats  # J: of the mixture; location, scale, shape and spikes have a quarter each
+    log_weights: Floats  # J: of the mixture; each kind of change has the same share
 
     @classmethod
     def of(cls, reference: Channel, tolerance: float = 0.0) -> "Tilts":
         """``tolerance``: ε, 0 to 1."""
         p, size = smooth(reference.counts), max(sum(reference.counts), 1)
-        families = _families(p, _normal_scores(p, len(reference.edges) + 1), len(reference.edges) + 1)
+        families = _families(reference, p, len(reference.edges) + 1)
         found = [(alternative, math.log(len(families) * len(family))) for family in families for alternative in family]
         q = np.array([alternative for (_, _, alternative), _ in found])
         ratios = q / np.array([nearest(p, row, tolerance) for row in q])
@@ -92,6 +97,19 @@ def normal_scores(reference: Channel) -> Floats:
     return _normal_scores(smooth(reference.counts), len(reference.edges) + 1)
 
 
+def converted(channel: Channel, factor: float, offset: float) -> Floats:
+    """Shares of the bins (K) if the reference's values had been multiplied by ``factor`` and ``offset`` been added."""
+    p, edges = smooth(channel.counts), np.asarray(channel.edges)
+    values = len(edges) + 1
+    if len(edges) < 2:
+        return p
+    inside = np.concatenate([[0.0], np.cumsum(p[1 : values - 1])])
+    below = p[0] + np.interp((edges - offset) / factor, edges, inside)
+    total = p[:values].sum()
+    cumulative = np.concatenate([[0.0], below if factor > 0 else total - below, [total]])
+    return np.concatenate([np.maximum(np.diff(cumulative), 0.0), p[values:]])
+
+
 def _deviations(size: int) -> float:
     """c of the charge, for a reference of this many values."""
     return 2 + 10 / math.sqrt(size)
@@ -105,13 +123,21 @@ def _normal_scores(p: Floats, values: int) -> Floats:
     return scores
 
 
-def _families(p: Floats, z: Floats, values: int) -> list[list[Alternative]]:
+def _families(reference: Channel, p: Floats, values: int) -> list[list[Alternative]]:
+    """In each kind of change the alternatives of it; values without an order only become more often, or less."""
+    if reference.name == CLASS:
+        return [list(_spikes(p, values)), list(_rarer(p, values))]
+    z = _normal_scores(p, values)
     skew = (z**3 - 3 * z) / math.sqrt(6)
     location = [(word, -1, _tilt(p, sign * size * z, values)) for size in LOCATIONS for word, sign in SIGNS]
     scale = [("wider" if size > 0 else "narrower", -1, _tilt(p, size * z**2, values)) for size in SCALES]
     skewed = [("skewed", -1, _tilt(p, sign * size * skew, values)) for size in SKEWS for _, sign in SIGNS]
     tails = [("more extreme", -1, _mix(p, _extremes(p, values), share)) for share in TAILS]
-    return [location, scale, skewed + tails, list(_spikes(p, values))]
+    families = [
+        location, scale, skewed + tails, list(_spikes(p, values)), list(_limits(p, values)),
+        list(_miscalibrated(reference, p, values)),
+    ]  # fmt: skip
+    return [family for family in families if family]
 
 
 SIGNS = (("higher", 1), ("lower", -1))
@@ -123,6 +149,37 @@ def _spikes(p: Floats, values: int) -> Iterator[Alternative]:
         word = "more often" if spike < values else sides[spike - values]
         for share in SPIKES:
             yield word, spike, _mix(p, corner, share)
+
+
+def _rarer(p: Floats, values: int) -> Iterator[Alternative]:
+    for place, corner in enumerate(np.eye(len(p))[:values]):
+        rest = (1 - corner) * p
+        left = RARER * p[place] * corner
+        yield "less often", place, left + rest * ((1 - left.sum()) / rest.sum())
+
+
+def _miscalibrated(reference: Channel, p: Floats, values: int) -> Iterator[Alternative]:
+    """A sensor with a bias or a false gain: what a tilt of ranks tells late where values are skewed."""
+    if values < 4:
+        return
+    middle = np.interp([0.16, 0.84], np.cumsum(p[: values - 1]) / p[:values].sum(), reference.edges)
+    for size in LOCATIONS:
+        for word, sign in SIGNS:
+            yield word, -1, _mix(converted(reference, 1.0, sign * size * (middle[1] - middle[0]) / 2), p, REMAINS)
+    for gain in GAINS:
+        word = "scaled up" if gain > 1 else "scaled down"
+        yield word, -1, _mix(converted(reference, gain, 0.0), p, REMAINS)
+
+
+def _limits(p: Floats, values: int) -> Iterator[Alternative]:
+    """A limit in each bin that has half of the values beyond it at most, from above and from below."""
+    places, shares = np.arange(len(p)), p[:values] / p[:values].sum()
+    for place in range(1, values - 1):
+        for word, beyond in (("limited above", places > place), ("limited below", places < place)):
+            beyond &= places < values
+            if 0 < shares[beyond[:values]].sum() <= 0.5:
+                moved = LIMIT * p * beyond
+                yield word, place, p - moved + moved.sum() * (places == place)
 
 
 def _tilt(p: Floats, exponent: Floats, values: int) -> Floats:

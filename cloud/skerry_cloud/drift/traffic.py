@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from skerry_cloud.drift.bank import Bank
+from skerry_cloud.drift.bank import Bank, Places
 from skerry_cloud.drift.finding import DEVICE, FLEET, GROUP, Culprit, Place, culprit, log10_days
 from skerry_cloud.drift.tilts import Floats, Tilts
 from skerry_shared.release import Channel
@@ -42,6 +42,25 @@ class Known:
     group: str = ""
 
 
+@dataclass(frozen=True)
+class Part:
+    """Windows of one moment as arrays: log L (n × J), counts (n × K), start and end (n)."""
+
+    gains: Floats
+    counts: Places
+    starts: Floats
+    ends: Floats
+
+    def pooled(self, pools: Sequence[Sequence[int]]) -> "Part":
+        """Each list of places as one window."""
+        return Part(
+            np.array([self.gains[places].sum(axis=0) for places in pools]),
+            np.array([self.counts[places].sum(axis=0) for places in pools]),
+            np.array([self.starts[places].min() for places in pools]),
+            np.array([self.ends[places].max() for places in pools]),
+        )
+
+
 @dataclass
 class Series:
     """One channel of the devices that share a reference."""
@@ -49,30 +68,24 @@ class Series:
     channel: Channel
     tilts: Tilts
     bank: Bank[str]
-    recent: dict[str, NDArray[np.int64]] = field(default_factory=dict)  # counts since the evidence began
 
-    def take(self, windows: Sequence[Window]) -> Floats:
-        """Take in one window a device at most; their log likelihoods, n × J."""
-        gains = self.tilts.log_likelihoods(np.array([window.counts for window in windows]))
-        places = np.array([self.bank.row(window.device) for window in windows])
-        starts, ends = (np.array([getattr(window, side) for window in windows]) for side in ("start", "end"))
-        self.bank.take(places, gains, starts, ends)
-        for window, since in zip(windows, self.bank.since(places), strict=True):
-            before = self.recent.get(window.device) if since < window.start else None
-            self.recent[window.device] = window.counts if before is None else before + window.counts
-        return gains
+    def take(self, windows: Sequence[Window]) -> Part:
+        """Take in one window a device at most."""
+        counts = np.array([window.counts for window in windows])
+        starts, ends = np.array([(window.start, window.end) for window in windows]).T
+        part = Part(self.tilts.log_likelihoods(counts), counts, starts, ends)
+        places = np.array([self.bank.rows[window.device] for window in windows])
+        self.bank.take(places, part.gains, counts, starts, ends)
+        return part
 
 
 @dataclass(frozen=True)
 class Member:
-    """A device: its series by channel, and its group."""
+    """A device: its group, its series by channel, and the pools that it belongs to."""
 
     group: str
     series: dict[str, Series]
-
-    def pools(self) -> list[Pool]:
-        """What it belongs to."""
-        return pools_of(self.group)
+    pools: tuple[Pool, ...]
 
 
 @dataclass
@@ -87,7 +100,7 @@ class Traffic:
     def join(self, device: str, known: Known) -> None:
         """From now on this device belongs here."""
         series = {channel.name: self._series(channel) for channel in known.channels}
-        self.members[device] = Member(known.group, series)
+        self.members[device] = Member(known.group, series, pools_of(known.group))
         for found in series.values():
             found.bank.row(device)
 
@@ -100,45 +113,38 @@ class Traffic:
         """It no longer does."""
         for series in self.members.pop(device).series.values():
             series.bank.remove(device)
-            series.recent.pop(device, None)
 
     def reset(self, devices: Iterable[str]) -> None:
         """Judge these devices anew, and the pools with them."""
         for device in devices:
             for series in self.members[device].series.values():
                 series.bank.reset(device)
-                series.recent.pop(device, None)
         for bank in self.pools.values():
             for pool in bank.rows:
                 bank.reset(pool)
 
-    def take(self, windows: Iterable[Window]) -> float:
+    def take(self, parts: Iterable[tuple[Series, Sequence[Window]]]) -> float:
         """Take in one window a device and channel at most; log of the highest R of the channels that had one."""
-        parts: defaultdict[tuple[str, Channel], list[Window]] = defaultdict(list)
-        for window in windows:
-            parts[window.channel, self.members[window.device].series[window.channel].channel].append(window)
-        pooled: defaultdict[tuple[str, int], list[tuple[Window, Floats]]] = defaultdict(list)
-        highest = -math.inf
-        for (name, channel), part in parts.items():
-            series = self.series[channel]
-            gains = series.take(part)
-            pooled[name, gains.shape[1]] += zip(part, gains, strict=True)
+        sizes, highest = self.sizes(), -math.inf
+        together: defaultdict[tuple[str, int], list[tuple[Sequence[Window], Part]]] = defaultdict(list)
+        for series, windows in parts:
+            together[series.channel.name, series.bank.width].append((windows, series.take(windows)))
             highest = max(highest, series.bank.highest())
-        sizes = self.sizes()
-        for (name, _), part_and_gains in pooled.items():
-            highest = max(highest, self._take_pools(name, part_and_gains, sizes))
+        for key, found in together.items():
+            bank = self._take_pools(key, found, sizes)
+            highest = max(highest, bank.highest() if bank else -math.inf)
         return highest
 
     def sizes(self) -> Counter[Pool]:
         """How many devices each pool has; those with one are none."""
-        sizes = Counter(pool for member in self.members.values() for pool in member.pools())
+        sizes = Counter(pool for member in self.members.values() for pool in member.pools)
         return Counter({pool: size for pool, size in sizes.items() if size > 1})
 
     def devices(self, place: Place) -> list[str]:
         """Who is meant."""
         if place.level == DEVICE:
             return [place.name] if place.name in self.members else []
-        return [name for name, member in self.members.items() if (place.level, place.name) in member.pools()]
+        return [name for name, member in self.members.items() if (place.level, place.name) in member.pools]
 
     def statistic(self, place: Place) -> float:
         """log of R: the mean over the channels of what the place runs."""
@@ -146,13 +152,18 @@ class Traffic:
         return float(np.logaddexp.reduce(rows) - math.log(len(rows))) if rows else -math.inf
 
     def drifts_as_a_whole(self, place: Place) -> bool:
-        """Do all members drift, and not some of them? A Bayes factor, by the strongest channel and alternative."""
+        """Do all members drift, and not some of them? A Bayes factor by the strongest channel and alternative, of those
+        who were heard since it began; two of them at least."""
         name, (bank, key) = max(self._rows(place).items(), key=lambda item: _statistic(*item[1]))
-        best = bank.best(key)
-        banks = (self.members[device].series[name].bank for device in self.devices(place))
-        mine = zip(self.devices(place), banks, strict=True)
-        evidence = [found.cusum[found.rows[device], best] for device, found in mine if found.width == bank.width]
-        return bool(np.sum(np.logaddexp(0.0, -np.array(evidence)) - math.log(2)) <= 0)
+        best, since = bank.best(key), self.since(place, [name])
+        evidence = [
+            found.cusum[row, best]
+            for device in self.devices(place)
+            if (found := self.members[device].series[name].bank).width == bank.width
+            and found.mark[row := found.rows[device]] > since
+        ]
+        odds = np.logaddexp(0.0, -np.array(evidence)) - math.log(2)
+        return len(evidence) > 1 and bool(odds.sum() <= 0)
 
     def since(self, place: Place, channels: Sequence[str]) -> float:
         """Start of the window where the evidence in these channels began."""
@@ -167,42 +178,38 @@ class Traffic:
         return [self._culprit(name, *row, devices) for name, row in guilty]
 
     def _culprit(self, name: str, bank: Bank[Any], key: Any, devices: Sequence[str]) -> Culprit:
-        best = bank.best(key)
         series = next(
             series for device in devices if (series := self.members[device].series[name]).bank.width == bank.width
         )
-        sharing = (device for device in devices if device in series.recent)
-        recent = sum((series.recent[device] for device in sharing), np.zeros(len(series.channel.counts), np.int64))
+        best, counts = bank.best(key), bank.counts[bank.rows[key]]
         word, spike = series.tilts.words[best], int(series.tilts.bins[best])
-        return culprit(series.channel, word, spike, log10_days(_statistic(bank, key)), recent)
+        return culprit(series.channel, word, spike, log10_days(_statistic(bank, key)), counts)
 
     def _series(self, channel: Channel) -> Series:
         if channel not in self.series:
             tilts = Tilts.of(channel, self.tolerance)
-            self.series[channel] = Series(channel, tilts, Bank(tilts.log_weights))
+            self.series[channel] = Series(channel, tilts, Bank(tilts.log_weights, len(channel.counts)))
         return self.series[channel]
 
-    def _take_pools(self, name: str, part: Sequence[tuple[Window, Floats]], sizes: Counter[Pool]) -> float:
+    def _take_pools(
+        self, key: tuple[str, int], parts: Sequence[tuple[Sequence[Window], Part]], sizes: Counter[Pool]
+    ) -> Bank[Pool] | None:
+        """Of devices with different references the evidence counts together, not the values."""
         found: defaultdict[Pool, list[int]] = defaultdict(list)
-        for place, (window, _) in enumerate(part):
-            for pool in self.members[window.device].pools():
+        for place, window in enumerate(window for windows, _ in parts for window in windows):
+            for pool in self.members[window.device].pools:
                 if pool in sizes:
                     found[pool].append(place)
         if not found:
-            return -math.inf
-        gains = np.array([gain for _, gain in part])
-        bank = self._pool(name, gains.shape[1])
-        starts = np.array([min(part[place][0].start for place in places) for places in found.values()])
-        ends = np.array([max(part[place][0].end for place in places) for places in found.values()])
-        sums = np.array([gains[places].sum(axis=0) for places in found.values()])
-        bank.take(np.array([bank.row(pool) for pool in found]), sums, starts, ends)
-        return bank.highest()
-
-    def _pool(self, name: str, width: int) -> Bank[Pool]:
-        if (name, width) not in self.pools:
-            like = (s for s in self.series.values() if s.channel.name == name and s.bank.width == width)
-            self.pools[name, width] = Bank(next(like).tilts.log_weights)
-        return self.pools[name, width]
+            return None
+        columns = ((part.gains, part.counts, part.starts, part.ends) for _, part in parts)
+        part = Part(*(np.concatenate(column) for column in zip(*columns, strict=True))).pooled(list(found.values()))
+        if key not in self.pools:
+            like = (s.tilts.log_weights for s in self.series.values() if s.bank.width == key[1])
+            self.pools[key] = Bank(next(like), part.counts.shape[1])
+        bank = self.pools[key]
+        bank.take(np.array([bank.row(pool) for pool in found]), part.gains, part.counts, part.starts, part.ends)
+        return bank
 
     def _rows(self, place: Place) -> dict[str, tuple[Bank[Any], Any]]:
         """The place's banks and its key in them, by channel; of a pool's banks for a channel, the strongest."""
@@ -215,9 +222,9 @@ class Traffic:
         return {name: (self.pools[name, width], pool) for _, name, width in banks}
 
 
-def pools_of(group: str) -> list[Pool]:
+def pools_of(group: str) -> tuple[Pool, ...]:
     """What a device of this group belongs to."""
-    return [(GROUP, group), (FLEET, "")] if group else [(FLEET, "")]
+    return ((GROUP, group), (FLEET, "")) if group else ((FLEET, ""),)
 
 
 def _statistic(bank: Bank[Any], key: Any) -> float:

@@ -20,12 +20,12 @@ not, at even odds" (a Bayes factor). If it does not, members have to stand for t
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 
 from skerry_cloud.drift.finding import DAY, DEVICE, LEVELS, Alarm, Place, log10_days
-from skerry_cloud.drift.traffic import Known, Traffic, Window, pools_of
+from skerry_cloud.drift.traffic import Known, Series, Traffic, Window, pools_of
 
 Key = tuple[str, str, int]  # device, workload, release
 Model = tuple[str, int]  # workload, release
@@ -67,9 +67,7 @@ class Watch:
         """
         alarms = []
         for beat in _beats(windows):
-            for key in sorted({window.key for window in beat}):
-                self._meet(key, known[key])
-            alarms += self._take(beat)
+            alarms += self._take(beat, known)
         return alarms
 
     def evidence(self, place: Place) -> float:
@@ -107,28 +105,37 @@ class Watch:
         for level, count in {**pools, DEVICE: len(self._runs)}.items():
             self.state.most[level] = max(self.state.most[level], count)
 
-    def _take(self, beat: Iterable[Window]) -> list[Alarm]:
-        parts: defaultdict[Model, list[Window]] = defaultdict(list)
+    def _take(self, beat: Sequence[Window], known: Mapping[Key, Known]) -> list[Alarm]:
+        parts: defaultdict[Model, defaultdict[int, list[Window]]] = defaultdict(lambda: defaultdict(list))
+        judged: dict[Key, dict[str, Series]] = {}
+        series: dict[int, Series] = {}
         for window in beat:
-            if self._judges(window):
-                parts[window.workload, window.release].append(window)
-        highest = max((self.state.traffic[model].take(part) for model, part in parts.items()), default=-math.inf)
-        if highest < self._log_limit:
+            key = window.key
+            if key not in judged:
+                judged[key] = self._judged(key, known[key])
+            found = judged[key].get(window.channel)
+            if found and len(window.counts) == found.bank.bins:
+                series[id(found)] = found
+                parts[key[1:]][id(found)].append(window)
+        highest = [
+            self.state.traffic[model].take([(series[name], windows) for name, windows in part.items()])
+            for model, part in parts.items()
+        ]
+        if max(highest, default=-math.inf) < self._log_limit:
             return []  # e-BH alarms only where some R is T at least
-        return self._judge(max(window.end for part in parts.values() for window in part))
+        return self._judge(max(window.end for window in beat))
 
-    def _judges(self, window: Window) -> bool:
-        traffic = self.state.traffic.get((window.workload, window.release))
-        member = traffic.members.get(window.device) if traffic else None
-        series = member.series.get(window.channel) if member else None
-        if not member or not series or len(window.counts) != len(series.channel.counts) or not window.counts.any():
-            return False
-        return not self._is_silent(window.key, member.group)
+    def _judged(self, key: Key, known: Known) -> dict[str, Series]:
+        """The series of a device by channel; none if it is not to be judged."""
+        self._meet(key, known)
+        traffic = self.state.traffic.get(key[1:])
+        member = traffic.members.get(key[0]) if traffic else None
+        return {} if member is None or self._is_silent(key, member.group) else member.series
 
     def _is_silent(self, key: Key, group: str) -> bool:
         if not self.state.silent:
             return False
-        places = [(DEVICE, key[0]), *pools_of(group)]
+        places = ((DEVICE, key[0]), *pools_of(group))
         return any(Place(level, name, key[1], key[2]) in self.state.silent for level, name in places)
 
     def _judge(self, now: float) -> list[Alarm]:
@@ -177,10 +184,10 @@ class Watch:
 
 def _beats(windows: Iterable[Window]) -> Iterator[list[Window]]:
     """Windows in lists with one a device and channel at most, each stream's in order of time."""
-    seen: Counter[tuple[Key, str]] = Counter()
+    seen: dict[tuple[Key, str], int] = {}
     beats: defaultdict[int, list[Window]] = defaultdict(list)
-    for window in sorted(windows, key=attrgetter("start")):
+    for window in sorted(windows, key=attrgetter("start", "device")):
         stream = window.key, window.channel
-        beats[seen[stream]].append(window)
-        seen[stream] += 1
+        number = seen[stream] = seen.get(stream, -1) + 1
+        beats[number].append(window)
     yield from beats.values()

@@ -16,12 +16,14 @@ def upgrade() -> None:
         alarms.alter_column("device", new_column_name="name")
         alarms.add_column(sa.Column("level", sa.String(), server_default="device", nullable=False))
         alarms.add_column(sa.Column("kind", sa.String(), server_default="drift", nullable=False))
+        alarms.add_column(sa.Column("health", sa.String(), server_default="drift", nullable=False))
         alarms.add_column(sa.Column("devices", sa.JSON(), server_default="[]", nullable=False))
     op.execute("UPDATE alarms SET devices = '[\"' || name || '\"]'")
     with op.batch_alter_table("alarms") as alarms:
         alarms.alter_column("level", server_default=None)
         alarms.alter_column("devices", server_default=None)
         alarms.alter_column("kind", server_default=None)
+        alarms.alter_column("health", server_default=None)
     op.create_table(
         "checkpoints",
         sa.Column("name", sa.String(), nullable=False),
@@ -37,6 +39,7 @@ def downgrade() -> None:
     with op.batch_alter_table("alarms") as alarms:
         alarms.drop_column("devices")
         alarms.drop_column("kind")
+        alarms.drop_column("health")
         alarms.drop_column("level")
         alarms.alter_column("name", new_column_name="device")
     with op.batch_alter_table("devices") as devices:
