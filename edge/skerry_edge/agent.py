@@ -6,10 +6,10 @@ uplink ── assignments ──▶ update ── the proven model ──▶ eng
 """
 
 import asyncio
-import ctypes
 import logging
 import os
 import signal
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ from typing import Any
 
 import grpc
 
-from skerry_edge import renewal
+from skerry_edge import memory, renewal
 from skerry_edge.config import AgentConfig, Folders, load
-from skerry_edge.infer.choose import Choice
+from skerry_edge.infer.choose import Choice, runs_at_once
 from skerry_edge.infer.engine import Active, Engine
 from skerry_edge.infer.engines import Engines
 from skerry_edge.infer.models import Chosen, Loader, Settings
@@ -60,11 +60,11 @@ from skerry_shared.signing import load_public
 
 log = logging.getLogger(__name__)
 
-M_ARENA_MAX = -8  # of malloc.h
+SWITCH_S = 0.0005  # after which a thread that computes lets a request go on; Python's own 5 ms are many answers long
 RENEW_S = 3600.0  # between looks at the certificate, which has a third of its life left when one finds it old
 TICK_S = 1.0  # how late a window or a sample may be
 GRACE_S = 2.0  # that requests in flight get at the end
-CONCURRENT = os.cpu_count() or 1  # runs of one model at a time; each has the configured number of threads
+CORES = os.cpu_count() or 1  # a run has the configured number of threads
 WAITING = 64  # requests that may wait for a model
 LIVES = {"loop": 30.0, "worker": 900.0}  # seconds between signs of life; an engine was seen to build for 570
 
@@ -270,7 +270,8 @@ async def run(folder: Path) -> None:
     """Run the agent of ``folder``. Raises ConfigError, or StateError if one runs already."""
     folders = Folders(folder)
     config = load(folders)
-    _share_heaps()
+    memory.share_heap()
+    sys.setswitchinterval(SWITCH_S)
     folders.run.mkdir(mode=0o700, exist_ok=True)
     with locked(folders.lock, "an agent"):
         for port in (folders.port, folders.http_port):  # of an agent that was killed
@@ -297,13 +298,7 @@ class _Repository:
 def _limits(model: Model) -> Limits:
     """What was measured of the model says whether runs are worth sharing."""
     choice = model.choice if isinstance(model, Chosen) else Choice("cpu", 1, "not measured")
-    return Limits(threads=CONCURRENT, waiting=WAITING, batch=choice.batch)
-
-
-def _share_heaps() -> None:
-    """Let threads share two heaps: glibc would give each its own, which costs several MB and gains nothing."""
-    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):  # musl has none, and needs none
-        mallopt(M_ARENA_MAX, 2)
+    return Limits(threads=runs_at_once(choice, CORES), waiting=WAITING, batch=choice.batch)
 
 
 def _device(config: AgentConfig) -> Device:

@@ -11,7 +11,6 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 
 from skerry_edge.config import Folders
-from skerry_edge.https import request, trusting
 from skerry_shared import identity
 from skerry_shared.errors import LinkError, TrustError
 from skerry_shared.files import write_durably
@@ -31,6 +30,8 @@ def renew(url: str, folders: Folders) -> datetime:
 
     Raises LinkError if the cloud cannot be asked, TrustError if it refuses or answers with another's certificate.
     """
+    from skerry_edge.https import request, trusting
+
     key = identity.load_key(folders.key.read_bytes())
     name = identity.common_name(x509.load_pem_x509_certificate(folders.certificate.read_bytes()))
     body = json.dumps({"csr": identity.request(name, key).decode()}).encode()

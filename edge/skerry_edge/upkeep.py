@@ -1,4 +1,5 @@
-"""What the agent does about once a second for itself and its board: looks at the model, at the heat, at the memory.
+"""What the agent does about once a second for itself and its board: looks at the model, at the heat, at the memory,
+and gives back what loading a model took.
 
 Decides by ``protect``; acts through the worker (a complaint, golden inputs once more, no crash after all) and through
 ``relieve`` (how much the agent may do from now on).
@@ -8,13 +9,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from skerry_edge import board
+from skerry_edge import board, memory
 from skerry_edge.config import Protect
 from skerry_edge.machine import resident_bytes
 from skerry_edge.protect.guard import Guard
 from skerry_edge.protect.strain import Load, Strain, strain
 from skerry_shared.profiles import Thermal
 
+TIDY_S, TIDY_AGAIN_S = 5.0, 60.0  # from when a model begins to serve, by when what loaded it has ended; and then
 LOOK_S = 5.0  # between looks at the board: heat takes longer than that to build up, and a look costs a millisecond
 
 
@@ -33,6 +35,7 @@ class Due:
     look: float
     golden: float
     settled: float
+    tidy: float
 
 
 class Upkeep:
@@ -47,11 +50,12 @@ class Upkeep:
         self._relieve, self._timer = relieve, timer
         self._strain, self._watched = Strain.NONE, (0, Guard(1, settings))
         now = timer()
-        self._due = Due(now, now + settings.golden_s, now + settings.stable_s)
+        self._due = Due(now, now + settings.golden_s, now + settings.stable_s, now + TIDY_S)
 
     def watch(self, release: int, guard: Guard) -> None:
         """From now on this release serves, seen by this guard."""
         self._watched = release, guard
+        self._due.tidy = self._timer() + TIDY_S
 
     def tick(self) -> None:
         """Do what is due."""
@@ -68,6 +72,9 @@ class Upkeep:
         if now >= due.settled:
             due.settled = float("inf")
             self._updates.settle()
+        if now >= due.tidy:
+            due.tidy = now + TIDY_AGAIN_S
+            memory.give_back()
 
     def _look_at_board(self, release: int) -> None:
         now, share = board.condition(self._thermal.zones), self._memory_share()

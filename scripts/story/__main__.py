@@ -8,7 +8,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-from skerry_cloud.workloads.fashion import Fashion
 from skerry_shared.errors import SkerryError
 from story import acts
 from story.crew import Crew
@@ -57,10 +56,7 @@ def main() -> int:
 
 def _tell(folder: Path, options: argparse.Namespace) -> int:
     show = Show()
-    script = SHORT if options.fast else LONG
-    if script is LONG and not Fashion.folder.is_dir():
-        show.say("Fashion-MNIST is not installed (apt-get install dataset-fashion-mnist): on to scikit-learn's digits")
-        script = SHORT
+    script = SHORT if options.fast or not _has_fashion(show) else LONG
     with Crew(folder / "logs") as crew:
         stage = Stage(folder, crew, mqtt=options.transport != "grpc")
         try:
@@ -71,9 +67,17 @@ def _tell(folder: Path, options: argparse.Namespace) -> int:
                 show.console.print(f"— {log.name}\n{crew.log(log.stem)}", markup=False, soft_wrap=True)
             return 1
         if options.keep:
-            print(HINT.format(folder=folder, workload=script.workload.name))
+            print(HINT.format(folder=folder, workload=script.workload))
             signal.pause()
     return 0
+
+
+def _has_fashion(show: Show) -> bool:
+    from skerry_cloud.workloads.fashion import Fashion  # loads torch, and --help need not
+
+    if not (found := Fashion.folder.is_dir()):
+        show.say("Fashion-MNIST is not installed (apt-get install dataset-fashion-mnist): on to scikit-learn's digits")
+    return found
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def begin(story: Telling) -> None:
 
 def learn(story: Telling) -> None:
     """a: from data to checked variants."""
-    show, cloud, budget = story.show, story.cloud, story.script.workload.max_drop
+    show, cloud, budget = story.show, story.cloud, story.problem.max_drop
     with show.step("a", f"Learn {story.workload}: ingest, train, evaluate, export, quantise"):
         dataset = show.follow(cloud.work("/datasets", workload=story.workload))
         name = f"{story.workload}@{dataset['number']}"
@@ -127,7 +127,7 @@ def report_home(story: Telling) -> None:
 
         with story.show.waiting("every device's windows are in the lake"):
             wait_until(complete, "windows of every device")
-        channels = 2 + len(story.script.workload.monitors)
+        channels = 2 + len(story.problem.monitors)
         told = ", ".join(f"{name} {rows // channels}" for name, rows in sorted(counts.items()))
         story.show.check(all(counts.values()), f"windows of {channels} channels in the lake: {told}")
 
@@ -213,7 +213,7 @@ def _announce(story: Telling, name: str) -> str:
 
 def _start_apps(story: Telling) -> None:
     pictures, labels = story.field()
-    names = np.array(story.script.workload.labels)
+    names = np.array(story.problem.labels)
     for seed, device in enumerate(PROFILES):
         order = np.random.default_rng(seed).permutation(len(pictures))
         scenes = {weather: corrupt(pictures[order]) for weather, corrupt in WEATHER.items()}
@@ -249,7 +249,7 @@ def _check_ciphertext(story: Telling) -> None:
     with story.show.waiting("the broker's administrator listens"):
         heard = tap.listen(story.stage.cloud_folder, broker, story.stage.mqtt_port, TAPPED)
     batches = [up.batch.ciphertext for up in (wire.decode(Up, message) for message in heard) if up.batch]
-    labels = [label for label in story.script.workload.labels if len(label) > 3]
+    labels = [label for label in story.problem.labels if len(label) > 3]
     words = [word.encode() for word in (story.workload, "ARROW", *labels)]
     readable = [word for word in words if any(word in batch for batch in batches)]
     bits = _entropy(np.frombuffer(b"".join(batches), np.uint8))

@@ -11,10 +11,10 @@ links, sizes beyond ``MAX_BYTES``.
 
 import hashlib
 import io
-import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,9 @@ from skerry_shared import wire
 from skerry_shared.errors import InputError, ModelError
 from skerry_shared.files import sync_folder, write_durably
 from skerry_shared.release import Manifest
+
+if TYPE_CHECKING:
+    import tarfile
 
 MAX_BYTES = 1 << 30  # of one member; models for devices of this kind are megabytes
 MANIFEST = "manifest.json"
@@ -54,6 +57,8 @@ def digest(data: bytes) -> str:
 
 def pack(manifest: Manifest, model: bytes, golden: Golden) -> bytes:
     """The bundle's bytes."""
+    import tarfile
+
     members = {MANIFEST: wire.to_json(manifest).encode(), manifest.model_file: model}
     members |= {f"golden/in/{name}.npy": _npy(array) for name, array in sorted(golden.inputs.items())}
     members |= {f"golden/out/{name}.npy": _npy(array) for name, array in sorted(golden.outputs.items())}
@@ -68,6 +73,8 @@ def pack(manifest: Manifest, model: bytes, golden: Golden) -> bytes:
 
 def unpack(data: bytes, folder: Path) -> Bundle:
     """Write the members durably below ``folder`` (created) and load them. Raises ModelError if it is no bundle."""
+    import tarfile
+
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
             for member in archive:
@@ -84,6 +91,8 @@ def unpack(data: bytes, folder: Path) -> Bundle:
 
 def peek(data: bytes) -> Manifest:
     """The manifest of a packed bundle. Raises ModelError if it has none."""
+    import tarfile
+
     with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
         member = archive.extractfile(MANIFEST)
         assert member  # extractfile raises for a missing one; the manifest is a regular file
@@ -103,7 +112,7 @@ def load(folder: Path) -> Bundle:
     return Bundle(manifest, model, golden)
 
 
-def _check_member(member: tarfile.TarInfo) -> None:
+def _check_member(member: "tarfile.TarInfo") -> None:
     parts = PurePosixPath(member.name).parts
     placed = len(parts) == 1 or (len(parts) == 3 and parts[0] == "golden" and parts[1] in ("in", "out"))
     if not member.isfile() or not placed or ".." in parts or parts[0].startswith((".", "/")):

@@ -13,7 +13,6 @@ skerry_shared.errors.ConfigError: gate.toml: unknown key 'max_dorp'; did you mea
 """
 
 import dataclasses
-import difflib
 import math
 import sys
 import types
@@ -69,6 +68,8 @@ def decode(cls: type[T], document: Mapping[str, Any], where: str) -> T:
 
 
 def _suggestion(key: str, known: list[str]) -> str:
+    import difflib
+
     close = difflib.get_close_matches(key, known, n=1)
     return f"; did you mean '{close[0]}'?" if close else f"; known keys: {', '.join(known)}"
 

@@ -4,12 +4,16 @@ A batch is one table's rows as an Arrow IPC stream, compressed with zstd. ``TABL
 columns there are; the device encodes by it and the cloud checks against it.
 """
 
+import sys
 from dataclasses import dataclass
 from typing import Literal
 
-import zstandard
-
 from skerry_shared.errors import InputError
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 Table = Literal["windows", "samples", "labels", "events", "shadow"]
 ColumnType = Literal["string", "int64", "float64", "binary", "list<int64>"]
@@ -73,18 +77,22 @@ MAX_BATCH = 16 << 20  # bytes of an unpacked batch; a device flushes far earlier
 
 def pack(stream: bytes) -> bytes:
     """Compress an Arrow IPC stream for sealing."""
-    return zstandard.ZstdCompressor(level=3).compress(stream)
+    return zstd.compress(stream)
 
 
 def unpack(payload: bytes) -> bytes:
     """Undo ``pack``. Raises InputError if it is not zstd or unpacks to more than ``MAX_BATCH`` bytes."""
+    unpacker = zstd.ZstdDecompressor()
     try:
-        size = zstandard.frame_content_size(payload)
-        if not 0 <= size <= MAX_BATCH:
+        size = zstd.get_frame_info(payload).decompressed_size
+        if size is None or size > MAX_BATCH:
             raise InputError(f"batch: unpacked size {size} is not within 0 to {MAX_BATCH} bytes")
-        return zstandard.ZstdDecompressor().decompress(payload, max_output_size=MAX_BATCH)
-    except zstandard.ZstdError as error:
+        stream = unpacker.decompress(payload, MAX_BATCH)
+    except zstd.ZstdError as error:
         raise InputError(f"batch: not a zstd frame: {error}") from None
+    if not unpacker.eof:
+        raise InputError("batch: its zstd frame is cut off")
+    return stream
 
 
 @dataclass(frozen=True)

@@ -269,3 +269,17 @@ def tiny(engine: Engine, release: Callable[..., tuple[bytes, Manifest]], tmp_pat
     unpacked = bundle.unpack(release(5)[0], tmp_path / "unpacked")
     engine.swap(Active(unpacked.manifest, load_model(unpacked, 1), lambda *_: None))
     return unpacked
+
+
+@pytest.fixture
+def ports(engine: Engine) -> Iterator[dict[str, int]]:
+    """Of the inference protocol's servers before ``engine``: grpc and http."""
+    from skerry_edge.serve import listen, oip
+    from skerry_edge.serve.catalog import Catalog
+
+    place, models = listen.Place("127.0.0.1"), Catalog(engine)
+    server, port = listen.grpc_server(place, 0, oip.handlers(models))
+    http = listen.http_server(place, 0, models)
+    yield {"grpc": port, "http": http.port}
+    server.stop(None).wait()
+    http.stop(0)

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skerry_edge.infer.choose import Choice, Finding, batch_limit, choose
+from skerry_edge.infer.choose import Choice, Finding, batch_limit, choose, runs_at_once
 from skerry_shared.errors import ModelError
 
 CUDA = Finding("cuda", p50_ms=0.1, batch=8)
@@ -12,7 +12,7 @@ BROKEN = Finding("tensorrt", "crashed (SIGSEGV)")
 
 def test_the_fastest_that_is_right() -> None:
     assert choose([BROKEN, CUDA, CPU]) == Choice(
-        "cuda", 8, "cuda 0.1 ms, cpu 0.2 ms; tensorrt: crashed (SIGSEGV)"
+        "cuda", 8, "cuda 0.1 ms, cpu 0.2 ms; tensorrt: crashed (SIGSEGV)", p50_ms=0.1
     )  # fmt: skip
 
 
@@ -22,7 +22,7 @@ def test_an_accelerator_that_works_but_is_slower_is_no_fall_back() -> None:
 
 
 def test_a_fall_back_names_what_should_have_done_it() -> None:
-    assert choose([BROKEN, CPU]) == Choice("cpu", 1, "tensorrt: crashed (SIGSEGV)", "tensorrt")
+    assert choose([BROKEN, CPU]) == Choice("cpu", 1, "tensorrt: crashed (SIGSEGV)", "tensorrt", 0.2)
 
 
 def test_none_will_do() -> None:
@@ -49,6 +49,12 @@ def test_never_what_is_faulty_and_never_silently_the_cpu(found: list[Finding]) -
     assert right[choice.provider] == min(right.values())
     broken = {finding.provider for finding in found if finding.fault and finding.provider != "cpu"}
     assert bool(choice.fallback_from) == (bool(broken) and set(right) == {"cpu"})
+
+
+@pytest.mark.parametrize(("batch", "p50_ms", "runs"), [(1, 0.1, 8), (1, 5.0, 2), (4, 0.1, 2), (1, 0.0, 2)])
+def test_only_short_runs_that_gain_nothing_by_waiting_do_not_wait(batch: int, p50_ms: float, runs: int) -> None:
+    assert runs_at_once(Choice("cpu", batch, "", p50_ms=p50_ms), cores=2) == runs
+    assert runs_at_once(Choice("cpu", batch, "", p50_ms=p50_ms), cores=16) == 16
 
 
 @pytest.mark.parametrize(

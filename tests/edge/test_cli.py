@@ -27,6 +27,13 @@ def test_nothing_on_a_device_loads_what_is_not_installed_there(module: str) -> N
     assert set(loaded).isdisjoint({"torch", "onnx", "pyarrow", "tuf", "skerry_cloud"})
 
 
+def test_the_agent_loads_when_it_needs_it_what_it_rarely_needs() -> None:
+    script = "import sys, skerry_edge.agent; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    rare = {"tuf", "urllib3", "paho", "onnxruntime", "ai_edge_litert", "tarfile", "statistics", "decimal", "difflib"}
+    assert set(loaded).isdisjoint(rare)
+
+
 def test_public_names() -> None:
     assert skerry_edge.__all__ == ["Answer", "AsyncClient", "Client", "Prediction", "SocketClient"]
     assert all(hasattr(skerry_edge, name) for name in skerry_edge.__all__)

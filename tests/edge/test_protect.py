@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from skerry_edge import memory
 from skerry_edge.config import Protect
 from skerry_edge.protect.guard import JUDGED, Guard, Guarded
 from skerry_edge.protect.judge import FAILED, Answers, Patience, complaint, count, shift
 from skerry_edge.protect.strain import RELIEF_C, Load, Strain, allowance, strain
 from skerry_edge.protect.watchdog import Watchdog, stalled
-from skerry_edge.upkeep import LOOK_S, Upkeep
+from skerry_edge.upkeep import LOOK_S, TIDY_AGAIN_S, TIDY_S, Upkeep
 from skerry_shared.errors import ModelError
 from skerry_shared.ports.runtime import Tensors
 from skerry_shared.profiles import Thermal
@@ -187,7 +188,8 @@ class Updates:
         self.asked.append("settle")
 
 
-def test_upkeep_does_what_is_due_and_nothing_twice() -> None:
+def test_upkeep_does_what_is_due_and_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "give_back", lambda: None)
     now, updates, strains = [0.0], Updates(), list[tuple[Strain, str]]()
     settings = Protect(golden_s=100, stable_s=10, memory_mb=1, patience=1)
     upkeep = Upkeep(settings, Thermal(), updates, lambda *change: strains.append(change), lambda: now[0])
@@ -207,3 +209,16 @@ def test_upkeep_does_what_is_due_and_nothing_twice() -> None:
     upkeep.tick()
     assert [asked for asked in updates.asked[1:] if "memory" not in asked] == ["settle", "recheck"]
     assert len(strains) == 1
+
+
+def test_memory_is_given_back_soon_after_a_model_began_to_serve_and_now_and_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, given = [0.0], list[float]()
+    monkeypatch.setattr(memory, "give_back", lambda: given.append(now[0]))
+    upkeep = Upkeep(Protect(), Thermal(), Updates(), lambda *_: None, lambda: now[0])
+    for now[0] in range(100):
+        if now[0] == 20:
+            upkeep.watch(1, Guard(LABELS, Protect()))
+        upkeep.tick()
+    assert given == [TIDY_S, 20 + TIDY_S, 20 + TIDY_S + TIDY_AGAIN_S]

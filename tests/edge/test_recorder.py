@@ -61,7 +61,21 @@ def ids(examples: int, batch_number: int = 0) -> list[str]:
     return [f"{batch_number}.{i}" for i in range(examples)]
 
 
-@given(sizes=st.lists(st.integers(1, 300), min_size=1, max_size=12), window=st.integers(1, 5))
+def test_an_application_may_change_its_answers_without_changing_what_was_seen() -> None:
+    sunk = Sunk()
+    recorder = Recorder(MANIFEST, sunk, 60, 1.0, lambda: 0.0)
+    inputs, outputs = batch(50, 0)
+    values = sketch.channel_values(outputs["scores"], outputs["monitors"])
+    recorder.observe(ids(50), inputs, outputs)
+    for array in (*inputs.values(), *outputs.values()):
+        array[:] = 0
+    recorder.close()
+    for i, channel in enumerate(MANIFEST.baseline):
+        np.testing.assert_array_equal(sunk.counts()[channel.name], sketch.count(channel, values[:, i]))
+    assert any(np.frombuffer(raw, np.uint8).any() for raw in sunk.rows("samples")["input"])
+
+
+@given(sizes=st.lists(st.integers(1, 1500), min_size=1, max_size=12), window=st.integers(1, 5))
 def test_windows_add_up_to_counting_everything_at_once(sizes: list[int], window: int) -> None:
     sunk, now = Sunk(), [0.0]
     recorder = Recorder(MANIFEST, sunk, window, 0.0, lambda: now[0])

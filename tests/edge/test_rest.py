@@ -135,6 +135,7 @@ def test_statistics_count_answers_errors_and_batch_sizes(ask: Ask, tiny: bundle.
     assert (found["name"], found["inference_count"], found["execution_count"]) == ("tiny", 5, 3)
     totals = found["inference_stats"]
     assert (totals["success"]["count"], totals["fail"]["count"], totals["compute_infer"]["count"]) == (3, 1, 3)
+    assert totals["queue"] == {"count": 3, "ns": 0}  # perf_analyzer finds the version that answered by it
     assert totals["success"]["ns"] >= totals["compute_infer"]["ns"] > 0
     assert [(row["batch_size"], row["compute_infer"]["count"]) for row in found["batch_stats"]] == [(1, 1), (2, 2)]
     assert ask("GET", "/v2/models/stats")[1]["model_stats"][0] == found

@@ -7,9 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from skerry_edge.infer.engine import Engine
-from skerry_edge.serve import listen, oip
-from skerry_edge.serve.catalog import Catalog
+from skerry_edge.serve.oip import STREAMS
 from skerry_proto.v1 import inference_pb2 as pb
 from skerry_shared import bundle
 
@@ -41,16 +39,6 @@ class Stock:
     def json(self, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         """A reply as JSON; gRPC's has numbers of 64 bits as text."""
         return call(*arguments, **options | ({"as_json": True} if self.wire == "grpc" else {}))
-
-
-@pytest.fixture
-def ports(engine: Engine) -> Iterator[dict[str, int]]:
-    place, models = listen.Place("127.0.0.1"), Catalog(engine)
-    server, port = listen.grpc_server(place, 0, oip.handlers(models))
-    http = listen.http_server(place, 0, models)
-    yield {"grpc": port, "http": http.port}
-    server.stop(None).wait()
-    http.stop(0)
 
 
 @pytest.fixture(params=WIRES)
@@ -182,10 +170,10 @@ def test_a_stream(ports: dict[str, int], tiny: bundle.Bundle) -> None:
 
 
 def test_more_streams_than_there_are_places_are_refused(ports: dict[str, int], tiny: bundle.Bundle) -> None:
-    clients, answers = [Stock("grpc", ports) for _ in range(oip.STREAMS + 1)], queue.Queue[Any]()
+    clients, answers = [Stock("grpc", ports) for _ in range(STREAMS + 1)], queue.Queue[Any]()
     for i, stock in enumerate(clients):
         stock.client.start_stream(lambda result, error: answers.put((result, error)))
-        if i < oip.STREAMS:
+        if i < STREAMS:
             stock.client.async_stream_infer("tiny", stock.inputs(tiny.golden.inputs["image"]))
             assert answers.get(timeout=10)[1] is None
     assert "streams are open already" in str(answers.get(timeout=10)[1])

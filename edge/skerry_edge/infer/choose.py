@@ -11,6 +11,8 @@ from itertools import pairwise
 from skerry_shared.errors import ModelError
 from skerry_shared.ports.runtime import CPU
 
+SHORT_MS, SHORT_RUNS = 0.5, 8  # a switch of threads under load takes tenths of a millisecond
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -32,6 +34,7 @@ class Choice:
     batch: int
     reason: str
     fallback_from: str = ""  # the accelerator that should have done it
+    p50_ms: float = 0.0  # of one example; 0: not measured
 
 
 def choose(findings: Sequence[Finding]) -> Choice:
@@ -42,10 +45,19 @@ def choose(findings: Sequence[Finding]) -> Choice:
     best = min(usable, key=lambda finding: finding.p50_ms)
     broken = [finding for finding in findings if finding.fault and finding.provider != CPU]
     if best.provider == CPU and broken and all(finding.provider == CPU for finding in usable):
-        return Choice(CPU, best.batch, f"{broken[0].provider}: {broken[0].fault}", broken[0].provider)
+        return Choice(CPU, best.batch, f"{broken[0].provider}: {broken[0].fault}", broken[0].provider, best.p50_ms)
     others = "".join(f", {one.provider} {one.p50_ms:.3g} ms" for one in usable if one is not best)
     faults = "".join(f"; {one.provider}: {one.fault}" for one in findings if one.fault)
-    return Choice(best.provider, best.batch, f"{best.provider} {best.p50_ms:.3g} ms{others}{faults}")
+    return Choice(best.provider, best.batch, f"{best.provider} {best.p50_ms:.3g} ms{others}{faults}", "", best.p50_ms)
+
+
+def runs_at_once(choice: Choice, cores: int) -> int:
+    """How many runs of a model may go on at a time: as many as there are cores.
+
+    A run that is over about as soon as a waiting thread would be woken is worth no wait, unless waiting makes batches.
+    """
+    short = 0 < choice.p50_ms < SHORT_MS and choice.batch == 1
+    return max(cores, SHORT_RUNS) if short else cores
 
 
 def batch_limit(each_ms: Sequence[tuple[int, float]], gain: float = 0.9) -> int:

@@ -12,7 +12,6 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 
@@ -124,7 +123,7 @@ def _median_ms(model: Model, inputs: Tensors, runs: int, budget_s: float) -> flo
         start = time.perf_counter()
         model.run(inputs)
         times.append((time.perf_counter() - start) * 1e3)
-    return median(times)
+    return float(np.median(times))
 
 
 def _repeated(inputs: Tensors, size: int) -> Tensors:

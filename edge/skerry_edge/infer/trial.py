@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO
@@ -21,11 +22,7 @@ from skerry_shared.ports.runtime import CPU
 
 POLL_S = 0.02  # between looks; a leak of 10 GB/s would gain 200 MB in it
 PROGRESS_S = 5.0
-# Before anything is imported: whatever else wants the core comes first, at once (nice lets it wait for milliseconds).
-PROGRAM = (
-    "import os; os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0)); "
-    "from skerry_edge.infer.measure import main; main()"
-)
+PROGRAM = "import os; os.setpgrp(); from skerry_edge.infer.measure import main; main()"
 CPU_S = (
     300.0  # seconds that a trial may take; half a second is enough, but on a busy core it gets only what is left over
 )
@@ -41,14 +38,22 @@ def try_out(job: Job, progress: Progress, deadline_s: float | None = None) -> Fi
     limit_s = deadline_s or (CPU_S if job.provider == CPU else ACCELERATOR_S)
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
         command = [sys.executable, "-c", PROGRAM, json.dumps(asdict(job))]
-        child = subprocess.Popen(
-            command, cwd="/", stdin=subprocess.DEVNULL, stdout=out, stderr=errors, start_new_session=True
-        )
+        child = subprocess.Popen(command, cwd="/", stdin=subprocess.DEVNULL, stdout=out, stderr=errors)
         try:
+            _give_way(child)
             fault = _watch(child, job, limit_s, progress)
         finally:
             _end(child)
         return _finding(job, fault or _death(child.returncode, errors), out)
+
+
+def _give_way(child: "subprocess.Popen[bytes]") -> None:
+    """Whatever else wants the core comes first, at once (nice lets it wait for milliseconds).
+
+    It stays in the agent's session: where the kernel shares out time by session first (autogroup), a child with one of
+    its own would get as much as the agent.
+    """
+    os.sched_setscheduler(child.pid, os.SCHED_IDLE, os.sched_param(0))
 
 
 def _watch(child: "subprocess.Popen[bytes]", job: Job, limit_s: float, progress: Progress) -> str:
@@ -78,7 +83,9 @@ def _resident(pid: int) -> int:
 
 def _end(child: "subprocess.Popen[bytes]") -> None:
     if child.poll() is None:
-        os.killpg(child.pid, signal.SIGKILL)
+        child.kill()
+        with suppress(ProcessLookupError):  # it came to no group of its own
+            os.killpg(child.pid, signal.SIGKILL)
     child.wait()
 
 

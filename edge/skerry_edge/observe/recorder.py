@@ -26,6 +26,7 @@ from skerry_shared.release import Manifest, TensorSpec
 
 Sink = Callable[[str, bytes], None]  # (table, packed rows); thread-safe, quick
 Rows = dict[str, list[Any]]
+Sample = tuple[float, str, bytes, bytes, float]  # time and what follows of table "samples"
 
 FOLD = 1024  # examples counted at a time: 35-88 ns a value in batches, several µs one by one; rare enough for a p99
 SAMPLES = 64  # samples sent together; more would only wait in memory
@@ -47,21 +48,19 @@ class Recorder:
         self._window_s, self._rate, self._clock, self._draw = window_s, sample_rate, clock, draw
         self._lock, self._closed = threading.Lock(), False
         self._opened = self._sampled = clock()
-        self._pending: list[tuple[NDArray[Any], NDArray[Any]]] = []
-        self._waiting = 0  # examples in _pending
+        self._seen: list[NDArray[Any]] = []  # scores and monitors of the last answers, for FOLD examples
+        self._waiting = 0  # examples of them that are not counted yet
         self._counts = self._zero()
         self._last = [math.nan] * len(manifest.baseline)  # value of each channel
-        self._samples, self._sample_bytes = _empty("samples"), 0
-        self._full: list[Rows] = []  # batches of samples
+        self._samples: list[Sample] = []
+        self._sample_bytes = 0  # of their inputs
+        self._full: list[list[Sample]] = []
 
     def observe(self, ids: Sequence[str], inputs: Tensors, outputs: Tensors) -> None:
         """Take in a batch of answers; all arrays are examples first."""
         now = self._clock()
         with self._lock:
-            self._pending.append((outputs["scores"], outputs["monitors"]))
-            self._waiting += len(ids)
-            if self._waiting >= FOLD:
-                self._fold()
+            self._note(outputs["scores"], outputs["monitors"])
             self._sample(now, ids, inputs, outputs["scores"])
             ready = self._due(now) if self._closed or len(self._full) >= FULL else []
         self._emit(ready)
@@ -88,7 +87,7 @@ class Recorder:
         """Take out the rows whose time has come. Holds the lock."""
         if self._closed or now - self._sampled >= SAMPLES_S:
             self._finish_samples(now)
-        ready = [("samples", rows) for rows in self._full]
+        ready = [("samples", self._rows_of(batch)) for batch in self._full]
         self._full = []
         if self._closed or now - self._opened >= self._window_s:
             ready.append(("windows", self._take_windows(now)))
@@ -109,15 +108,29 @@ class Recorder:
                 _append(rows, values)
         return rows
 
-    def _fold(self) -> None:
-        if not self._pending:
+    def _note(self, *answer: NDArray[Any]) -> None:
+        """Copy what is to be counted: it is the application's to change."""
+        examples = len(answer[0])
+        if self._waiting + examples > FOLD:
+            self._fold()
+        if examples > FOLD:
+            self._count(*answer)
             return
-        scores, monitors = (np.concatenate(arrays) for arrays in zip(*self._pending, strict=True))
+        self._seen = self._seen or [np.empty((FOLD, *array.shape[1:]), array.dtype) for array in answer]
+        for seen, array in zip(self._seen, answer, strict=True):
+            seen[self._waiting : self._waiting + examples] = array
+        self._waiting += examples
+
+    def _fold(self) -> None:
+        if self._waiting:
+            self._count(*(seen[: self._waiting] for seen in self._seen))
+            self._waiting = 0
+
+    def _count(self, scores: NDArray[Any], monitors: NDArray[Any]) -> None:
         values = sketch.channel_values(scores, monitors)
         for i, channel in enumerate(self._manifest.baseline):
             self._counts[i] += sketch.count(channel, values[:, i], self._last[i])
         self._last = values[-1].tolist()
-        self._pending, self._waiting = [], 0
 
     def _sample(self, now: float, ids: Sequence[str], inputs: Tensors, scores: NDArray[Any]) -> None:
         for i, name in enumerate(ids):
@@ -128,15 +141,20 @@ class Recorder:
     def _take_sample(self, now: float, name: str, example: NDArray[Any], scores: NDArray[Any]) -> None:
         if example.nbytes > LARGEST:
             return
-        raw, model = example.tobytes(), (self._manifest.workload, self._manifest.release)
-        _append(self._samples, (*model, now, name, raw, scores.astype(np.float32).tobytes(), self._rate))
-        self._sample_bytes += len(raw)
-        if len(self._samples["time"]) >= SAMPLES or self._sample_bytes >= SAMPLE_BYTES:
+        self._samples.append((now, name, example.tobytes(), scores.astype(np.float32).tobytes(), self._rate))
+        self._sample_bytes += example.nbytes
+        if len(self._samples) >= SAMPLES or self._sample_bytes >= SAMPLE_BYTES:
             self._finish_samples(now)
 
     def _finish_samples(self, now: float) -> None:
         self._full.append(self._samples)
-        self._samples, self._sampled, self._sample_bytes = _empty("samples"), now, 0
+        self._samples, self._sampled, self._sample_bytes = [], now, 0
+
+    def _rows_of(self, samples: Sequence[Sample]) -> Rows:
+        rows, model = _empty("samples"), (self._manifest.workload, self._manifest.release)
+        for sample in samples:
+            _append(rows, (*model, *sample))
+        return rows
 
     def _zero(self) -> list[NDArray[np.int64]]:
         return [np.zeros(len(channel.counts), dtype=np.int64) for channel in self._manifest.baseline]

@@ -1,6 +1,7 @@
 """What was asked of a model and how long it took, as the statistics extension counts it. Times in nanoseconds.
 
-``queue`` and the cache's counts stay zero: waiting is part of ``compute_infer`` here, and there is no cache.
+Every request counts as queued, for perf_analyzer knows by that which version answered; the time that it waited is part
+of ``compute_infer`` here. There is no cache: its counts stay zero.
 """
 
 import threading
@@ -62,12 +63,12 @@ class Statistics:
                 "success": _duration(total.count, total.input + total.infer + total.output),
                 "fail": _duration(self._failures, self._failing),
             }
-            unused = {name: _duration(0, 0) for name in ("queue", "cache_hit", "cache_miss")}
+            others = {"queue": _duration(total.count, 0), "cache_hit": _duration(0, 0), "cache_miss": _duration(0, 0)}
             return {
                 "last_inference": self._last // 1_000_000,
                 "inference_count": self._examples,
                 "execution_count": total.count,
-                "inference_stats": sums | total.document() | unused,
+                "inference_stats": sums | total.document() | others,
                 "batch_stats": [{"batch_size": size} | row.document() for size, row in sorted(self._sizes.items())],
             }
 
