@@ -40,7 +40,7 @@ def test_two_hundred_labels_prove_a_loss_of_ten_points() -> None:
     assert np.mean(np.array(highs) < 0.88) > 0.8
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.booleans(), max_size=60), st.floats(0.01, 1))
 def test_intervals_are_intervals_and_shrink(right: list[bool], probability: float) -> None:
     found = proven(right, [probability] * len(right), 0.05)

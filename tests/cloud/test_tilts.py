@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
@@ -100,6 +100,7 @@ def test_missing_values_are_found_and_named() -> None:
 COUNTS = st.lists(st.integers(0, 500), min_size=2, max_size=12).filter(lambda counts: sum(counts[:-1]) > 0)
 
 
+@settings(deadline=None)
 @given(reference=COUNTS, tolerance=st.sampled_from([0.0, 0.01, 0.1]))
 def test_evidence_has_mean_one_at_most_under_all_that_is_tolerated(reference: list[int], tolerance: float) -> None:
     """Under the reference, and under each that replaces the tolerated share by one bin: the corners of the null."""
@@ -125,6 +126,7 @@ def test_the_nearest_tolerated_distribution_is_one_and_none_is_nearer(p: Floats,
         assert (q / found) @ corner <= 1 + 1e-9  # no step towards a corner brings it nearer
 
 
+@settings(deadline=None)
 @given(data=st.data(), reference=COUNTS)
 def test_windows_of_one_moment_add_up(data: st.DataObject, reference: list[int]) -> None:
     """Counts from two processes may be added before or their likelihoods after: the same evidence."""

@@ -3,7 +3,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skerry_edge.observe.arrow import decode
@@ -75,6 +75,7 @@ def test_an_application_may_change_its_answers_without_changing_what_was_seen() 
     assert any(np.frombuffer(raw, np.uint8).any() for raw in sunk.rows("samples")["input"])
 
 
+@settings(deadline=None)
 @given(sizes=st.lists(st.integers(1, 1500), min_size=1, max_size=12), window=st.integers(1, 5))
 def test_windows_add_up_to_counting_everything_at_once(sizes: list[int], window: int) -> None:
     sunk, now = Sunk(), [0.0]
