@@ -83,6 +83,7 @@ def test_shifts_and_spreads_are_hardly_ever_taken_for_faults(shift: float, sprea
     assert not seen(lambda values: 18 + (values - 18) * spread + shift, seed).startswith(("stuck", "saturated"))
 
 
+@settings(deadline=None)
 @given(st.floats(0.2, 5), st.floats(-20, 20))
 def test_converted_shares_are_those_of_converted_values(factor: float, offset: float) -> None:
     values = draw(0, 3000)
