@@ -77,10 +77,13 @@ def test_a_change_of_the_world_is_no_fault(name: str, seed: int) -> None:
     assert seen(WORLD[name], seed) == ""
 
 
-@settings(max_examples=50, deadline=None)
-@given(st.floats(-12, 12), st.floats(0.3, 2.5), st.integers(0, 1000))
-def test_shifts_and_spreads_are_hardly_ever_taken_for_faults(shift: float, spread: float, seed: int) -> None:
-    assert not seen(lambda values: 18 + (values - 18) * spread + shift, seed).startswith(("stuck", "saturated"))
+def test_shifts_and_spreads_are_hardly_ever_taken_for_faults() -> None:
+    random, wrong = np.random.default_rng(1), 0
+    for seed in range(300):
+        shift, spread = random.uniform(-12, 12), random.uniform(0.3, 2.5)
+        moved = 18 + (draw(seed, 200) - 18) * spread + shift
+        wrong += fault(CHANNEL, sketch.count(CHANNEL, moved)).startswith(("stuck", "saturated"))
+    assert wrong <= 15, wrong
 
 
 @settings(deadline=None)
