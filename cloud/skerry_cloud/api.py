@@ -15,7 +15,8 @@ import contextlib
 import hmac
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,11 +25,11 @@ from sqlalchemy import select
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from skerry_cloud import lineage
+from skerry_cloud import lineage, runs
 from skerry_cloud.fleet.director import Director, Order
 from skerry_cloud.fleet.enrolment import Enrolment, Renewal
 from skerry_cloud.fleet.enrolment import Request as EnrolRequest
@@ -38,8 +39,22 @@ from skerry_cloud.job import Progress, Report
 from skerry_cloud.learning import Learning
 from skerry_cloud.retrain.flow import ALPHA
 from skerry_cloud.retrain.harm import Accuracy, guessed, proven
-from skerry_cloud.store import Alarm, Assignment, Bundle, Dataset, Device, Event, Release, Rollout, Run, Store, plain
-from skerry_shared import errors, wire
+from skerry_cloud.specs import Wanted
+from skerry_cloud.store import (
+    Alarm,
+    Assignment,
+    Bundle,
+    Dataset,
+    Device,
+    Event,
+    Installed,
+    Release,
+    Rollout,
+    Run,
+    Store,
+    plain,
+)
+from skerry_shared import bundle, errors, wire
 from skerry_shared.config import decode
 from skerry_shared.release import Manifest
 from skerry_shared.sketch import CONFIDENCE
@@ -47,7 +62,9 @@ from skerry_shared.states import Health
 
 T = TypeVar("T")
 
-MAX_BODY = 1 << 20  # bytes
+SUFFIXES = tuple(Path(name).suffix for name in runs.FILES.values())  # of models that can be imported
+
+MAX_BODY = 1 << 20  # bytes, of JSON; a model may have as many as a bundle's member
 MAX_LABELS = 200  # asked for of an alarm: they give an accuracy to 2 or 3 points
 STATUS: dict[type[errors.SkerryError], int] = {
     errors.NotFoundError: 404,
@@ -96,11 +113,18 @@ class TrainRequest:
 
 
 @dataclass(frozen=True)
-class CompressRequest:
-    """POST /v1/runs/ID/variants. No ``max_drop``: the workload's own budget."""
+class AdoptRequest:
+    """The query of POST /v1/models, whose body is the model's file. Dataset 0 is the newest; ``file`` is its name."""
 
-    profiles: tuple[str, ...]
-    max_drop: float | None = None
+    workload: str
+    file: str
+    dataset: int = 0
+    scores: str = ""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, which ``decode`` turns into a UsageError."""
+        if Path(self.file).name != self.file or Path(self.file).suffix not in SUFFIXES:
+            raise ValueError(f"file: {self.file!r} is not the name of a file that ends in {' or '.join(SUFFIXES)}")
 
 
 @dataclass(frozen=True)
@@ -144,6 +168,14 @@ class LabelsRequest:
 
 
 @dataclass(frozen=True)
+class DropRequest:
+    """POST /v1/devices/NAME/drop."""
+
+    workload: str
+    reason: str = "by the operator"
+
+
+@dataclass(frozen=True)
 class ReasonRequest:
     """POST /v1/rollouts/ID/halt, /v1/alarms/ID/resolve."""
 
@@ -164,14 +196,17 @@ def create(services: Services) -> Starlette:
         Route("/v1/runs", api.train, methods=["POST"]),
         Route("/v1/runs/{run:int}", api.run),
         Route("/v1/runs/{run:int}/variants", api.compress, methods=["POST"]),
+        Route("/v1/runs/{run:int}/report", api.page),
+        Route("/v1/models", api.adopt, methods=["POST"]),
         Route("/v1/releases", api.rows(Release, Release.created)),
         Route("/v1/releases", api.publish, methods=["POST"]),
         Route("/v1/releases/{workload}/{number:int}", api.release),
-        Route("/v1/devices", api.rows(Device, Device.name)),
+        Route("/v1/devices", api.devices),
         Route("/v1/devices", api.announce, methods=["POST"]),
         Route("/v1/devices/{name}", api.device),
         Route("/v1/devices/{name}", api.revoke, methods=["DELETE"]),
         Route("/v1/devices/{name}/group", api.group, methods=["POST"]),
+        Route("/v1/devices/{name}/drop", api.drop, methods=["POST"]),
         Route("/v1/rollouts", api.rows(Rollout, Rollout.id)),
         Route("/v1/rollouts", api.start_rollout, methods=["POST"]),
         Route("/v1/rollouts/{rollout:int}", api.rollout),
@@ -230,17 +265,31 @@ class _Api:
             )
         )
 
+    async def adopt(self, request: Request) -> Response:
+        self._authorize(request)
+        query = dict(request.query_params)
+        number = {"dataset": int(query["dataset"])} if query.get("dataset", "").isdecimal() else {}
+        asked = decode(AdoptRequest, query | number, request.url.path)
+        file = self._s.learning.inbox() / asked.file
+        await _save(request, file)
+        return self._long(
+            lambda report: self._s.learning.adopt(asked.workload, asked.dataset, file, asked.scores, "operator", report)
+        )
+
     async def run(self, request: Request) -> Response:
         self._authorize(request)
         run = await self._s.store.get(Run, request.path_params["run"])
         return JSONResponse(plain(run) | {"report": self._s.learning.report(run.id)})
 
+    async def page(self, request: Request) -> Response:
+        """The report of a run's compression: one page of HTML."""
+        self._authorize(request)
+        run = await self._s.store.get(Run, request.path_params["run"])
+        return FileResponse(self._s.learning.page(run.id), media_type="text/html")
+
     async def compress(self, request: Request) -> Response:
-        asked = await self._asked(CompressRequest, request)
-        run = request.path_params["run"]
-        return self._long(
-            lambda report: self._s.learning.compress(run, asked.profiles, asked.max_drop, "operator", report)
-        )
+        wanted, run = await self._asked(Wanted, request), request.path_params["run"]
+        return self._long(lambda report: self._s.learning.compress(run, wanted, "operator", report))
 
     async def publish(self, request: Request) -> Response:
         asked = await self._asked(PublishRequest, request)
@@ -252,7 +301,8 @@ class _Api:
         key = (request.path_params["workload"], request.path_params["number"])
         release = await self._s.store.get(Release, *key)
         bundles = await self._s.store.all(select(Bundle).where(Bundle.workload == key[0], Bundle.release == key[1]))
-        answer = plain(release) | {"bundles": [plain(bundle) for bundle in bundles]}
+        links = {"report": f"/v1/runs/{release.run}/report"}
+        answer = plain(release) | links | {"bundles": [plain(bundle) for bundle in bundles]}
         return JSONResponse(answer | {"lineage": await lineage.trace(self._s.store, *key)})
 
     async def announce(self, request: Request) -> Response:
@@ -261,11 +311,26 @@ class _Api:
         token = await self._s.enrolment.announce(asked.name, asked.profile, seconds, now, asked.group)
         return JSONResponse({"device": asked.name, "token": token})
 
+    async def devices(self, request: Request) -> Response:
+        self._authorize(request)
+        found = await self._s.store.all(select(Device).order_by(Device.name))
+        runs = defaultdict[str, list[Installed]](list)
+        for installed in await self._s.store.all(select(Installed).order_by(Installed.workload)):
+            runs[installed.device].append(installed)
+        return JSONResponse([_device(row, runs[row.name]) for row in found])
+
     async def device(self, request: Request) -> Response:
         self._authorize(request)
         device = await self._s.store.get(Device, request.path_params["name"])
+        installed = select(Installed).where(Installed.device == device.name).order_by(Installed.workload)
         history = select(Assignment).where(Assignment.device == device.name).order_by(Assignment.counter)
-        return JSONResponse(plain(device) | {"assignments": [plain(row) for row in await self._s.store.all(history)]})
+        told = [plain(row) for row in await self._s.store.all(history)]
+        return JSONResponse(_device(device, await self._s.store.all(installed)) | {"assignments": told})
+
+    async def drop(self, request: Request) -> Response:
+        asked, name = await self._asked(DropRequest, request), request.path_params["name"]
+        told = await self._s.director.drop(name, asked.workload, "operator", asked.reason, time.time())
+        return JSONResponse(plain(told))
 
     async def group(self, request: Request) -> Response:
         asked = await self._asked(GroupRequest, request)
@@ -293,7 +358,7 @@ class _Api:
         return JSONResponse(plain(await self._s.director.stop(number, "operator", asked.reason, time.time())))
 
     async def telemetry(self, request: Request) -> Response:
-        """Rows in the lake by device and table, and when the newest arrived."""
+        """Rows in the lake by device and table, when the newest arrived, and what could not be answered at once."""
         self._authorize(request)
         return JSONResponse(await asyncio.to_thread(summary, self._s.lake))
 
@@ -400,6 +465,11 @@ class _Api:
         return StreamingResponse(_lines(queue), media_type="application/x-ndjson")
 
 
+def _device(row: Device, installed: Sequence[Installed]) -> dict[str, Any]:
+    """A device, and the releases that it runs, one a workload."""
+    return plain(row) | {"runs": [{"workload": one.workload, "release": one.release} for one in installed]}
+
+
 async def _finish(work: Callable[[Report], Awaitable[Any]], queue: "asyncio.Queue[Progress | dict[str, Any]]") -> None:
     try:
         result = await work(queue.put_nowait)
@@ -415,6 +485,17 @@ async def _lines(queue: "asyncio.Queue[Progress | dict[str, Any]]") -> AsyncIter
     while isinstance(item := await queue.get(), Progress):
         yield json.dumps(asdict(item)) + "\n"
     yield json.dumps(item) + "\n"
+
+
+async def _save(request: Request, file: Path) -> None:
+    """The body as this file, no longer than a bundle may hold."""
+    length = 0
+    with file.open("wb") as content:
+        async for chunk in request.stream():
+            length += len(chunk)
+            if length > bundle.MAX_BYTES:
+                raise HTTPException(413, f"body: more than {bundle.MAX_BYTES} bytes")
+            await asyncio.to_thread(content.write, chunk)
 
 
 async def _body(cls: type[T], request: Request) -> T:

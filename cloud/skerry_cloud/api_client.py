@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import urllib3
 
@@ -48,32 +49,50 @@ class CloudClient:
         """The answer to a request with this body."""
         return self._document("POST", path, body)
 
+    def page(self, path: str) -> bytes:
+        """What is at ``path``, as it is."""
+        response = self._open("GET", path)
+        try:
+            return response.read()
+        finally:
+            response.release_conn()
+
     def delete(self, path: str) -> Any:
         """The answer to a deletion."""
         return self._document("DELETE", path, None)
 
     def lines(self, path: str) -> Iterator[dict[str, Any]]:
         """JSON objects as they come, until the cloud ends the stream."""
-        return self._lines(self._open("GET", path, None))
+        return self._lines(self._open("GET", path))
 
     def work(self, path: str, **body: Any) -> Iterator[dict[str, Any]]:
         """Progress of long work as it comes, its result last as ``{"result": …}``. Raises what the work raised."""
-        for line in self._lines(self._open("POST", path, body)):
+        yield from self._work(self._open("POST", path, json=body))
+
+    def send(self, path: str, file: Path, **query: Any) -> Iterator[dict[str, Any]]:
+        """Long work on a file, which is sent as it is; otherwise as ``work``."""
+        asked = f"{path}?{urlencode(query | {'file': file.name})}"
+        with file.open("rb") as content:
+            response = self._open("POST", asked, body=content)
+        yield from self._work(response)
+
+    def _work(self, response: urllib3.BaseHTTPResponse) -> Iterator[dict[str, Any]]:
+        for line in self._lines(response):
             if "error" in line:
                 raise _error(line)
             yield line
 
     def _document(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
-        response = self._open(method, path, body)
+        response = self._open(method, path, json=body)
         try:
             return json.loads(response.read())
         finally:
             response.release_conn()
 
-    def _open(self, method: str, path: str, body: dict[str, Any] | None) -> urllib3.BaseHTTPResponse:
+    def _open(self, method: str, path: str, **content: Any) -> urllib3.BaseHTTPResponse:
         try:
             response = self._pool.request(
-                method, self._url + path, headers=self._headers, json=body, preload_content=False
+                method, self._url + path, headers=self._headers, preload_content=False, **content
             )
         except urllib3.exceptions.HTTPError as error:
             raise errors.LinkError(f"cannot reach {self._url}: {error}; is `skerry-cloud serve` running?") from None

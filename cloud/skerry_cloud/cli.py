@@ -18,7 +18,10 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 from skerry_cloud.api_client import CloudClient
-from skerry_shared.errors import SkerryError, UsageError
+from skerry_cloud.compress import picture as pictures
+from skerry_cloud.compress.study import Search, Study, Trial
+from skerry_shared.config import decode
+from skerry_shared.errors import GateError, SkerryError, UsageError
 
 if TYPE_CHECKING:
     from skerry_shared.testing import oip
@@ -38,8 +41,9 @@ app = typer.Typer(
 )
 data = typer.Typer(help="Dataset versions: ingest, validate, split, number.", no_args_is_help=True)
 run = typer.Typer(help="Training runs and what compression made of them.", no_args_is_help=True)
+model = typer.Typer(help="Models that were made elsewhere.", no_args_is_help=True)
 release = typer.Typer(help="Published releases and their lineage.", no_args_is_help=True)
-device = typer.Typer(help="Announce devices, see what they run, revoke them.", no_args_is_help=True)
+device = typer.Typer(help="Announce devices, see what they run, take it off, revoke them.", no_args_is_help=True)
 rollout = typer.Typer(help="Bring a release to devices: a canary first, then the rest.", no_args_is_help=True)
 drift = typer.Typer(help="Alarms: which device's traffic changed, what in it, since when.", no_args_is_help=True)
 
@@ -47,6 +51,7 @@ label = typer.Typer(help="Labels for what drifted: which to give, giving them, w
 
 OUT, BACK, LOOK = "Out: from data to devices", "Back: from devices to the next model", "Look"
 app.add_typer(data, name="data", rich_help_panel=OUT)
+app.add_typer(model, name="model", rich_help_panel=OUT)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 Reason = Annotated[str, typer.Option(help="Why; kept in the event.")]
@@ -104,26 +109,68 @@ def train(
     _result(done, as_json, f"run {done['id']}: accuracy {done['accuracy']:.2%} on held-out data")
 
 
+@model.command("import")
+def model_import(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE.onnx|FILE.tflite", exists=True, dir_okay=False)],
+    workload: Annotated[str, typer.Option(help="What it is a model of: labels, input, held-out data, owner.")],
+    dataset: Annotated[int, typer.Option(help="Dataset version to evaluate it on; 0 is the newest.")] = 0,
+    scores: Annotated[str, typer.Option(help="The output that holds one score a label, if there are several.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Bring a model that was trained elsewhere: it becomes a run, to be compressed, published and watched.
+
+    The workload needs no model() and no prepare(). What the file takes must be the workload's input; in an ONNX file
+    logits get a softmax, and the workload's monitors are added. It is evaluated on the dataset's held-out rows.
+
+    Example: skerry model import resnet.onnx --workload fashion
+    """
+    work = _cloud(context).send("/models", file, workload=workload, dataset=dataset, scores=scores)
+    done = _work(work, as_json)
+    _result(done, as_json, f"run {done['id']}: {file.name} imported, accuracy {done['accuracy']:.2%} on held-out data")
+
+
 @app.command(rich_help_panel=OUT)
 def compress(
     context: typer.Context,
     run: int,
     profile: Annotated[list[str], typer.Option(help="Device profile; may be repeated.")],
-    max_drop: Annotated[float | None, typer.Option(help="Points of accuracy that may be lost.")] = None,
+    max_drop: Annotated[float | None, typer.Option(help="Points of accuracy that may be lost, at 95 % sure.")] = None,
+    max_size: Annotated[float | None, typer.Option(help="KB that a model file may have.")] = None,
+    max_latency: Annotated[float | None, typer.Option(help="Milliseconds that an answer may take.")] = None,
+    minutes: Annotated[float, typer.Option(help="Time to search; 0 makes the plain variant, without a search.")] = 0,
+    recipe: Annotated[list[str] | None, typer.Option(help="Try this in place of the usual; may be repeated.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw what was tried to this PNG file.")] = None,
+    report: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Save the report, good or bad.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Make and check one variant of a run for each device profile.
+    """Make and check one variant of a run for each device profile, the best that a search finds.
 
-    Example: skerry compress 1 --profile generic-x86-64 --profile industrial-pc --max-drop 1.0
+    Without --minutes: INT8 or float, as the profile wants. With: smaller networks that learn from the trained one,
+    pruned ones, and several ways to quantise. Stopped midway, the same command goes on from there.
+
+    Example: skerry compress 1 --profile generic-x86-64 --max-drop 0.5 --minutes 30 --picture front.png
+
+    Example: skerry compress 1 --profile coral-dev-board --recipe "prune(keep=0.5) + tune(epochs=4) + onnx + slim"
     """
-    done = _work(_cloud(context).work(f"/runs/{run}/variants", profiles=profile, max_drop=max_drop), as_json)
+    wanted = {"profiles": profile, "max_drop": max_drop, "max_latency_ms": max_latency, "minutes": minutes,
+              "max_bytes": None if max_size is None else int(max_size * 1024), "recipes": recipe or []}  # fmt: skip
+    cloud = _cloud(context)
+    try:
+        done = _work(cloud.work(f"/runs/{run}/variants", **wanted), as_json)
+    except GateError:
+        if report:
+            _save_report(cloud, run, report)
+        raise
+    if report:
+        _save_report(cloud, run, report)
+    study = decode(Study, done["study"], "study")
+    if picture:
+        pictures.png(study, picture)
     _result(done, as_json, f"run {run}: {len(done['variants'])} variants")
     if not as_json:
-        _list(done["variants"], False, {
-            "precision": "precision", "arch": "arch", "KB": lambda r: f"{r['model_bytes'] / 1024:.0f}",
-            "accuracy": lambda r: f"{r['accuracy']:.2%}", "drop": lambda r: f"{r['drop']:+.2f} points",
-            "latency": lambda r: f"{r['latency_ms']:.3f} ms", "parity": lambda r: f"{r['parity']:.1e}",
-        })  # fmt: skip
+        for search in study.searches:
+            _print_search(study, search)
 
 
 @app.command(rich_help_panel=OUT)
@@ -151,6 +198,15 @@ def run_show(context: typer.Context, run: int, as_json: Json = False) -> None:
     _show(_cloud(context).get(f"/runs/{run}"), as_json)
 
 
+@run.command("report")
+def run_report(context: typer.Context, run: int, file: Annotated[Path, typer.Argument(metavar="FILE.html")]) -> None:
+    """Save what compression tried, measured and chose: one page of HTML that needs no network.
+
+    Example: skerry run report 1 report.html
+    """
+    _save_report(_cloud(context), run, file)
+
+
 @release.command("list")
 def release_list(context: typer.Context, as_json: Json = False) -> None:
     """All published releases."""
@@ -165,6 +221,9 @@ def release_show(
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="WORKLOAD/NUMBER")],
     lineage: Annotated[bool, typer.Option("--lineage", help="From the devices back to the data.")] = False,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="Save the report of its compression.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """A release, its bundles and, with --lineage, where it comes from.
@@ -173,6 +232,8 @@ def release_show(
     """
     workload, number = _release_name(name)
     found = _cloud(context).get(f"/releases/{workload}/{number}")
+    if report:
+        _save_report(_cloud(context), found["run"], report)
     if as_json or not lineage:
         return _show(found["lineage"] if lineage else found, as_json)
     for depth, step in enumerate(found["lineage"]):
@@ -204,13 +265,14 @@ def device_list(context: typer.Context, as_json: Json = False) -> None:
     _list(_cloud(context).get("/devices"), as_json, {
         "device": "name", "profile": "profile", "group": "group", "state": "state",
         "link": lambda r: r["link"] or "offline",
-        "runs": lambda r: f"{r['workload']}/{r['release']}" if r["release"] else "nothing", "seen": _when("seen"),
+        "runs": lambda r: ", ".join(f"{m['workload']}/{m['release']}" for m in r["runs"]) or "nothing",
+        "seen": _when("seen"),
     })  # fmt: skip
 
 
 @device.command("show")
 def device_show(context: typer.Context, name: str, as_json: Json = False) -> None:
-    """A device with all its assignments."""
+    """A device with what it runs and all its assignments."""
     _show(_cloud(context).get(f"/devices/{name}"), as_json)
 
 
@@ -225,6 +287,18 @@ def device_group(
     """
     done = _cloud(context).post(f"/devices/{name}/group", group=group)
     _result(done, as_json, f"device {name} is in {f'group {group}' if group else 'no group'}")
+
+
+@device.command("drop")
+def device_drop(
+    context: typer.Context, name: str, workload: str, reason: Reason = "by the operator", as_json: Json = False
+) -> None:
+    """Take a workload off a device. Its other models go on; rollouts pass it by until one names it with --device.
+
+    Example: skerry device drop edge-1 digits
+    """
+    done = _cloud(context).post(f"/devices/{name}/drop", workload=workload, reason=reason)
+    _result(done, as_json, f"device {name} is told to drop {workload}; `skerry device show {name}` says when it has")
 
 
 @device.command("revoke")
@@ -244,7 +318,9 @@ def rollout_start(
     wait: Annotated[bool, typer.Option("--wait", help="Follow it to its end; exit 1 if it halts.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Start bringing a release to the devices that can run it.
+    """Start bringing a release to the devices that can run it. Models of other workloads on them stay as they are.
+
+    Left out, unless --device names them: devices that run it already, and those that were told to drop the workload.
 
     Example: skerry rollout start fashion/1 --canary 1 --wait
     """
@@ -407,9 +483,17 @@ def events(
 
 @app.command(rich_help_panel=BACK)
 def telemetry(context: typer.Context, as_json: Json = False) -> None:
-    """What came home: rows in the lake for each device."""
-    counts = {name: name for name in ("windows", "samples", "labels", "events", "shadow")}
-    _list(_cloud(context).get("/telemetry"), as_json, {"device": "device", **counts, "newest": _when("newest")})
+    """What came home: rows in the lake for each device, and requests that could not be answered at once."""
+    found = _cloud(context).get("/telemetry")
+    counts = {name: name for name in ("windows", "samples", "labels", "events", "shadow", "load")}
+    _list(found, as_json, {"device": "device", **counts, "newest": _when("newest")})
+    overload = [{"device": row["device"], **one} for row in found for one in row["overload"]]
+    if overload and not as_json:
+        console.print("\n[bold]Under load[/]: requests that waited, were shed or expired; connections refused")
+        _list(overload, False, {
+            "device": "device", "model": lambda r: f"{r['workload']}/{r['release']}" if r["workload"] else "all",
+            **{name: name for name in ("waited", "shared", "shed", "expired", "refused")}, "until": _when("until"),
+        })  # fmt: skip
 
 
 @app.command(rich_help_panel=LOOK)
@@ -493,6 +577,11 @@ def _work(lines: Iterator[dict[str, Any]], quiet: bool) -> dict[str, Any]:
     raise SkerryError("the cloud ended the work without a result")
 
 
+def _save_report(cloud: CloudClient, run: int, file: Path) -> None:
+    file.write_bytes(cloud.page(f"/runs/{run}/report"))
+    print(f"report of run {run}: {file}", file=sys.stderr)  # noqa: T201
+
+
 def _follow_rollout(cloud: CloudClient, number: int, quiet: bool) -> dict[str, Any]:
     """Show a rollout's events until it is over; the rollout."""
     for event in cloud.lines("/events?follow=1"):
@@ -526,6 +615,29 @@ def _list(rows: list[dict[str, Any]], as_json: bool, columns: dict[str, str | Ca
         table.add_row(*(escape(str(cell)) for cell in cells))
     console.print(table if rows else "[dim]none[/]")
     return None
+
+
+def _print_search(study: Study, search: Search) -> None:
+    """The picture, if there was something to choose from, and what was chosen."""
+    columns = ("", "recipe", "validation", "KB", "ms", "of float", "gates")
+    table = Table(*columns, box=None, header_style="bold", pad_edge=False)
+    for trial in search.trials:
+        if trial.figures and (trial.verdicts or trial.recipe in search.front):
+            table.add_row(*map(escape, _trial_row(trial, trial.recipe == search.chosen)))
+    console.print(f"[bold]{search.kind.name}[/] for {', '.join(search.profiles)}: {escape(search.reason)}")
+    if len(search.trials) > 1:
+        console.print(pictures.text(study, search), highlight=False)
+    console.print(table)
+
+
+def _trial_row(trial: Trial, chosen: bool) -> tuple[str, ...]:
+    figures = trial.figures
+    assert figures
+    failed = ", ".join(f"{each.gate} {each.subject}".strip() for each in trial.verdicts if not each.passed)
+    gates = f"failed: {failed}" if failed else "passed" if trial.verdicts else "not asked"
+    size, latency = f"{figures.model_bytes / 1024:.0f}", f"{figures.latency_ms:.3f}"
+    mark, right, ratio = pictures.CHOSEN if chosen else "", f"{figures.accuracy:.2%}", f"{figures.latency_ratio:.2f} ×"
+    return mark, trial.recipe, right, size, latency, ratio, gates
 
 
 def _print_report(report: "oip.Report") -> None:

@@ -17,8 +17,8 @@ from skerry_cloud.job import Failure, Progress, Report
 from skerry_shared import errors
 
 LOADED = (
-    "skerry_cloud.train.ingest", "skerry_cloud.train.job", "skerry_cloud.compress.job", "skerry_cloud.evaluate.job",
-    "onnxscript", "sklearn.datasets", "torch._dynamo",
+    "skerry_cloud.train.ingest", "skerry_cloud.train.job", "skerry_cloud.train.adopt", "skerry_cloud.compress.job",
+    "skerry_cloud.evaluate.job", "onnxscript", "sklearn.datasets", "torch._dynamo",
 )  # fmt: skip
 
 _context = multiprocessing.get_context("forkserver")

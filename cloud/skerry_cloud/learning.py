@@ -5,6 +5,8 @@ The operator (through the API) and the retraining policy take the same steps. On
 
 import asyncio
 import dataclasses
+import shutil
+import tempfile
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -13,16 +15,17 @@ from typing import Any
 
 from sqlalchemy import select
 
-from skerry_cloud import datasets, launch, runs
+from skerry_cloud import datasets, launch, passes, runs
+from skerry_cloud.compress import study
 from skerry_cloud.evaluate.compare import Verdict
 from skerry_cloud.job import Report
 from skerry_cloud.release.package import package
 from skerry_cloud.release.repository import Repository
-from skerry_cloud.specs import CompareSpec, CompressSpec, IngestSpec, TrainSpec
+from skerry_cloud.specs import AdoptSpec, CompareSpec, CompressSpec, IngestSpec, TrainSpec, Wanted
 from skerry_cloud.store import Base, Bundle, Dataset, Device, Event, Release, Run, Store
 from skerry_shared import bundle, identity, plugins, profiles, wire
 from skerry_shared.errors import NotFoundError, SkerryError, StateError, UsageError
-from skerry_shared.release import Channel, Lineage
+from skerry_shared.release import Channel, Kind, Lineage
 
 PROFILES = "profiles"  # a run's file that says which profiles it was compressed for, one a line
 
@@ -41,7 +44,7 @@ class Learning:
 
     async def recover(self) -> None:
         """Runs that the cloud's end interrupted: what was trained still is, what was not has failed."""
-        interrupted = select(Run).where(Run.state.in_(["queued", "training", "compressing"]))
+        interrupted = select(Run).where(Run.state.in_(["queued", "training", "importing", "compressing"]))
         for run in await self._store.all(interrupted):
             after = "trained" if run.state == "compressing" else "failed"
             await self._move(run, after, "the cloud stopped meanwhile", "cloud")
@@ -84,36 +87,62 @@ class Learning:
         )  # fmt: skip
         async with self._step(run, actor):
             await launch.run("skerry_cloud.train.job", spec, self.run_folder(run.id), report)
-        run.accuracy = runs.read(runs.Metrics, self.run_folder(run.id) / runs.METRICS).overall["accuracy"]
-        await self._move(run, "trained", f"accuracy {run.accuracy:.4f} on held-out data", actor)
-        return run
+        return await self._trained(run, actor)
 
-    async def compress(
-        self, number: int, names: Sequence[str], max_drop: float | None, actor: str, report: Report
-    ) -> dict[str, Any]:
-        """One checked variant for every kind of device among the profiles. Raises GateError if one loses too much."""
+    async def adopt(self, workload: str, dataset: int, file: Path, scores: str, actor: str, report: Report) -> Run:
+        """A run of a model that was made elsewhere; ``file`` is moved into its folder. See ``train.adopt``."""
+        number = (await self._dataset(workload, dataset)).number
+        digest = await asyncio.to_thread(_digest, file)
+        run = Run(
+            workload=workload, dataset=number, parent=0, code=f"sha256:{digest}", state="queued", created=time.time()
+        )
+        await self._record(run)
+        folder = self.run_folder(run.id)
+        folder.mkdir(parents=True)
+        kept = folder / runs.IMPORTED / file.name
+        await asyncio.to_thread(shutil.move, file.parent, kept.parent)
+        await self._move(run, "importing", f"{file.name}, sha256 {digest}", actor)
+        spec = AdoptSpec(
+            workload=self._known(workload), folder=self._folder, datasets=self._data(workload), dataset=number,
+            run=folder, file=kept, scores=scores,
+        )  # fmt: skip
+        async with self._step(run, actor):
+            await launch.run("skerry_cloud.train.adopt", spec, folder, report)
+        return await self._trained(run, actor)
+
+    async def compress(self, number: int, wanted: Wanted, actor: str, report: Report) -> dict[str, Any]:
+        """One checked variant for every kind of device among the profiles. Raises GateError where none is good enough.
+
+        Asked again after an interruption, a search goes on from where it was.
+        """
         run = await self._store.get(Run, number)
         if run.state not in ("trained", "compressed"):
             raise StateError(f"run: {number} is {run.state}; only a trained run can be compressed")
         released = await self._store.first(select(Release).where(Release.run == number))
         if released:
             raise StateError(f"run: {number} is release {run.workload}/{released.number}; train another run")
-        for name in names:
+        for name in wanted.profiles:
             profiles.load(name)
-        if not names:
+        if not wanted.profiles:
             raise UsageError("profiles: name at least one")
-        await self._move(run, "compressing", ", ".join(names), actor)
+        for recipe in wanted.recipes:
+            passes.parse(recipe)
+        await self._move(run, "compressing", ", ".join(wanted.profiles), actor)
         spec = CompressSpec(
             workload=self._known(run.workload), folder=self._folder, datasets=self._data(run.workload),
-            dataset=run.dataset, run=self.run_folder(number), profiles=tuple(names), max_drop=max_drop,
+            dataset=run.dataset, run=self.run_folder(number), wanted=wanted,
         )  # fmt: skip
         async with self._step(run, actor, back="trained"):
             await launch.run("skerry_cloud.compress.job", spec, self.run_folder(number), report)
-        variants = self._variants(number, names)
-        (self.run_folder(number) / PROFILES).write_text("\n".join(names))
-        figures = (f"{v['precision']}-{v['arch']} {v['accuracy']:.4f}, {v['model_bytes'] // 1024} KB" for v in variants)
+        variants = self._variants(number, wanted.profiles)
+        (self.run_folder(number) / PROFILES).write_text("\n".join(wanted.profiles))
+        figures = (f"{Kind(**v['kind']).name} {v['accuracy']:.4f}, {v['model_bytes'] // 1024} KB" for v in variants)
         await self._move(run, "compressed", "; ".join(figures), actor)
-        return {"run": number, "variants": variants}
+        return {"run": number, "variants": variants, "study": self._study(number)}
+
+    def recipes(self, number: int) -> tuple[str, ...]:
+        """What a run's variants were made by."""
+        return tuple(dict.fromkeys(found["recipe"] for found in self._variants(number, self._profiles(number))))
 
     async def compare(self, champion: int, candidate: int, max_loss: float | None, report: Report) -> Verdict:
         """The candidate run against the champion run, on the candidate's held-out data, recent and old."""
@@ -122,7 +151,7 @@ class Learning:
         spec = CompareSpec(
             workload=self._known(run.workload), folder=self._folder, datasets=self._data(run.workload),
             dataset=run.dataset, champion=self.run_folder(champion), candidate=self.run_folder(candidate),
-            precision=profile.precision, arch=profile.arch, max_loss=max_loss,
+            kind=profile.kind, max_loss=max_loss,
         )  # fmt: skip
         async with self._heavy:
             await launch.run("skerry_cloud.evaluate.job", spec, self.run_folder(candidate), report)
@@ -158,13 +187,26 @@ class Learning:
         release's baseline. Raises NotFoundError if the release has nothing for this device."""
         profile = profiles.load((await self._store.get(Device, device)).profile)
         run = (await self._store.get(Release, workload, release)).run
-        report = runs.variant(self.run_folder(run), profile.precision, profile.arch).report()
+        report = runs.variant(self.run_folder(run), profile.kind).report()
         return report.references.get(f"device:{device}", report.baseline)
 
     async def renew(self) -> None:
         """Sign anew what would soon expire in the repository."""
         async with self._publishing:
             await asyncio.to_thread(self._repository.renew, identity.utc(time.time()))
+
+    def page(self, number: int) -> Path:
+        """The report of a run's compression, HTML. Raises NotFoundError before there is one."""
+        page = self.run_folder(number) / study.FOLDER / study.PAGE
+        if not page.is_file():
+            raise NotFoundError(f"run: {number} has no report; `skerry compress` writes one")
+        return page
+
+    def inbox(self) -> Path:
+        """A fresh folder for a file that is on its way into a run."""
+        folder = self._folder / "inbox"
+        folder.mkdir(exist_ok=True)
+        return Path(tempfile.mkdtemp(dir=folder))
 
     def report(self, number: int) -> dict[str, Any]:
         """All figures of a run so far: metrics, and variants once there are any."""
@@ -174,11 +216,17 @@ class Learning:
             found["metrics"] = dataclasses.asdict(runs.read(runs.Metrics, folder / runs.METRICS))
         if (folder / PROFILES).is_file():
             found["variants"] = self._variants(number, self._profiles(number))
+            found["study"] = self._study(number)
         return found
 
     def run_folder(self, number: int) -> Path:
         """Where a run keeps its files."""
         return self._folder / "runs" / str(number)
+
+    async def _trained(self, run: Run, actor: str) -> Run:
+        run.accuracy = runs.read(runs.Metrics, self.run_folder(run.id) / runs.METRICS).overall["accuracy"]
+        await self._move(run, "trained", f"accuracy {run.accuracy:.4f} on held-out data", actor)
+        return run
 
     async def _package(self, run: Run, release: int) -> dict[str, bytes]:
         dataset = await self._store.get(Dataset, run.workload, run.dataset)
@@ -208,12 +256,15 @@ class Learning:
 
     def _variants(self, number: int, names: Sequence[str]) -> list[dict[str, Any]]:
         targets = [profiles.load(name) for name in names]
-        kinds = dict.fromkeys((profile.precision, profile.arch) for profile in targets)
-        reports = (runs.variant(self.run_folder(number), *kind).report() for kind in kinds)
+        kinds = dict.fromkeys(profile.kind for profile in targets)
+        reports = (runs.variant(self.run_folder(number), kind).report() for kind in kinds)
         return [
             {k: v for k, v in dataclasses.asdict(found).items() if k not in ("baseline", "references")}
             for found in reports
         ]
+
+    def _study(self, number: int) -> dict[str, Any]:
+        return dataclasses.asdict(runs.read(study.Study, self.run_folder(number) / study.FOLDER / study.STUDY))
 
     def _profiles(self, number: int) -> tuple[str, ...]:
         return tuple((self.run_folder(number) / PROFILES).read_text().split())
@@ -249,6 +300,10 @@ class Learning:
             for row in rows:
                 session.add(row)
                 await session.flush()
+
+
+def _digest(file: Path) -> str:
+    return bundle.digest(file.read_bytes())
 
 
 def _event(kind: str, name: str, before: str, after: str, reason: str, actor: str) -> Event:

@@ -4,17 +4,18 @@ from typing import Any
 
 from sqlalchemy import select
 
-from skerry_cloud.store import Bundle, Dataset, Device, Release, Run, Store
+from skerry_cloud.store import Bundle, Dataset, Device, Event, Installed, Release, Run, Store
 
 
 async def trace(store: Store, workload: str, number: int) -> list[dict[str, Any]]:
     """Steps from devices to data, nearest first; each says what it is, its name, when and why. Raises NotFoundError."""
     release = await store.get(Release, workload, number)
-    running = await store.all(select(Device).where(Device.workload == workload, Device.release == number))
+    having = select(Installed.device).where(Installed.workload == workload, Installed.release == number)
+    running = await store.all(select(Device).where(Device.name.in_(having)).order_by(Device.name))
     steps = [_step("device", device.name, device.seen, f"runs {workload}/{number}") for device in running]
     while True:
         run = await store.get(Run, release.run)
-        steps += [await _release(store, release), _run(run), await _dataset(store, workload, run.dataset)]
+        steps += [await _release(store, release), await _run(store, run), await _dataset(store, workload, run.dataset)]
         if not run.parent:
             return steps
         release = await store.get(Release, workload, run.parent)
@@ -29,9 +30,16 @@ async def _release(store: Store, release: Release) -> dict[str, Any]:
     return _step("release", name, release.created, release.reason, owner=release.owner, bundles=digests)
 
 
-def _run(run: Run) -> dict[str, Any]:
-    why = f"warm from release {run.parent}" if run.parent else "from scratch"
+async def _run(store: Store, run: Run) -> dict[str, Any]:
+    why = f"warm from release {run.parent}" if run.parent else await _imported(store, run) or "from scratch"
     return _step("run", str(run.id), run.created, why, accuracy=run.accuracy, code=run.code)
+
+
+async def _imported(store: Store, run: Run) -> str:
+    """Which file it was, and who brought it; empty for a model that was trained here."""
+    query = select(Event).where(Event.kind == "run", Event.name == str(run.id), Event.after == "importing")
+    event = await store.first(query)
+    return f"imported by {event.actor}: {event.reason}" if event else ""
 
 
 async def _dataset(store: Store, workload: str, number: int) -> dict[str, Any]:

@@ -1,11 +1,15 @@
 """The folder of a run: what training leaves for compression, and compression for release.
 
-    model.pt                       the trained weights
+    model.pt                       the trained weights; not of an imported model
     model.onnx                     raw input in; scores and monitors out; float32
+    model.tflite                   in its place where such a file was imported
+    imported/                      the file as it came, under its own name
     workload.json                  ``Declared``, so that a release needs none of the workload's code
     metrics.json                   ``Metrics``
-    variants/<precision>-<arch>/   one for each kind of device: ``Variant``
-        model.onnx
+    study/                         what compression tried: see ``compress.study``
+    variants/<kind>/               one for each ``Kind`` of device: ``Variant``
+        model.onnx, model.tflite   whichever the kind's runtime takes
+        calibration.cache          TensorRT's table of ranges, where the recipe made one
         golden/in/<input>.npy      known inputs
         golden/out/<output>.npy    what this very file answers to them
         report.json                ``VariantReport``
@@ -23,9 +27,11 @@ from typing import Any, TypeVar
 from skerry_shared.config import decode
 from skerry_shared.errors import NotFoundError
 from skerry_shared.files import write_durably
-from skerry_shared.release import Channel, TensorSpec
+from skerry_shared.release import Channel, Kind, TensorSpec
 
-WEIGHTS, MODEL = "model.pt", "model.onnx"
+FILES = {"onnxruntime": "model.onnx", "litert": "model.tflite"}  # by runtime
+WEIGHTS, MODEL, IMPORTED = "model.pt", "model.onnx", "imported"
+TABLE = "calibration.cache"
 DECLARED, METRICS, REPORT, VERDICT = "workload.json", "metrics.json", "report.json", "verdict.json"
 
 T = TypeVar("T")
@@ -74,13 +80,14 @@ class Metrics:
 class VariantReport:
     """What was measured about one variant, against the float32 export.
 
-    ``drop`` in points of accuracy on the test split; ``parity`` is the largest difference of a golden score;
-    ``latency_ms`` the median for one input on one thread of the machine that compressed. ``baseline`` is healthy
-    traffic; ``references`` that of devices which the model was retrained for ("device:edge-1"), over the same bins.
+    ``recipe`` made it, see ``passes``. ``drop`` in points of accuracy on the test split; ``parity`` is the largest
+    difference of a golden score; ``latency_ms`` the median for one input on one thread of the machine that compressed.
+    ``baseline`` is healthy traffic; ``references`` that of devices which the model was retrained for ("device:edge-1"),
+    over the same bins.
     """
 
-    precision: str
-    arch: str
+    kind: Kind
+    recipe: str
     model_bytes: int
     accuracy: float
     drop: float
@@ -97,11 +104,12 @@ class Variant:
     """Where a variant lies."""
 
     folder: Path
+    kind: Kind
 
     @property
     def model(self) -> Path:
         """The model file."""
-        return self.folder / MODEL
+        return self.folder / FILES[self.kind.runtime]
 
     def golden(self, side: str) -> Path:
         """The folder of golden inputs (``in``) or outputs (``out``)."""
@@ -112,9 +120,17 @@ class Variant:
         return read(VariantReport, self.folder / REPORT)
 
 
-def variant(run: Path, precision: str, arch: str) -> Variant:
+def model(run: Path) -> Path:
+    """The run's own model, whichever form it has. Raises NotFoundError if there is none yet."""
+    for name in FILES.values():
+        if (run / name).is_file():
+            return run / name
+    raise NotFoundError(f"run: no model in {run}")
+
+
+def variant(run: Path, kind: Kind) -> Variant:
     """The variant of a run for devices of this kind, whether it was made yet or not."""
-    return Variant(run / "variants" / f"{precision}-{arch}")
+    return Variant(run / "variants" / kind.name, kind)
 
 
 def write(path: Path, value: Any) -> None:

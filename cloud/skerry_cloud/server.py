@@ -36,6 +36,7 @@ from skerry_cloud.retrain.flow import Retrainer
 from skerry_cloud.retrain.policy import Policy
 from skerry_cloud.store import Bundle, Store
 from skerry_shared import __version__, wire
+from skerry_shared.errors import NotFoundError
 from skerry_shared.locking import locked
 from skerry_shared.release import Manifest
 
@@ -218,7 +219,10 @@ class Cloud:
 
     async def _roll_out(self, workload: str, release: int) -> None:
         rollouts = self._config.rollouts
-        order = Order(workload, release, rollouts.canary, rollouts.wave_minutes * 60)
+        devices = await self._director.having(workload)
+        if not devices:
+            raise NotFoundError(f"{workload}: no device has it any more")
+        order = Order(workload, release, rollouts.canary, rollouts.wave_minutes * 60, devices)
         await self._director.start(order, "policy", time.time())
 
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from skerry_shared.release import Kind
+
 
 @dataclass(frozen=True)
 class IngestSpec:
@@ -41,10 +43,10 @@ class TrainSpec:
 
 
 @dataclass(frozen=True)
-class CompressSpec:
-    """What to compress. ``max_drop`` in points of accuracy, None for the workload's own.
+class AdoptSpec:
+    """What to import: ``file`` (.onnx or .tflite) as a model of a workload. The rest is as for training.
 
-    ``run`` is the folder that training filled, ``profiles`` names device profiles; the rest is as for training.
+    ``scores`` names the output that holds them, where there are several.
     """
 
     workload: str
@@ -52,8 +54,47 @@ class CompressSpec:
     datasets: Path
     dataset: int
     run: Path
+    file: Path
+    scores: str = ""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What compression is asked for, for each of these device profiles.
+
+    ``max_drop`` in points of accuracy, None for the workload's own; ``max_bytes`` and ``max_latency_ms`` of a model,
+    None for any; ``minutes`` to search, 0 for the plain recipe alone. ``recipes`` (see ``passes``) are tried in place
+    of the usual ones, each with its whole effort where there is no limit of minutes.
+    """
+
     profiles: tuple[str, ...]
     max_drop: float | None = None
+    max_bytes: int | None = None
+    max_latency_ms: float | None = None
+    minutes: float = 0.0
+    recipes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("max_bytes", "max_latency_ms"):
+            limit = getattr(self, name)
+            if limit is not None and limit <= 0:
+                raise ValueError(f"{name}: must be above 0, got {limit}")
+        if self.minutes < 0:
+            raise ValueError(f"minutes: must not be below 0, got {self.minutes}")
+
+
+@dataclass(frozen=True)
+class CompressSpec:
+    """What to compress. ``run`` is the folder that training filled; the rest is as for training."""
+
+    workload: str
+    folder: Path
+    datasets: Path
+    dataset: int
+    run: Path
+    wanted: Wanted
+    seed: int = 0
+    threads: int = 1
 
 
 @dataclass(frozen=True)
@@ -69,6 +110,5 @@ class CompareSpec:
     dataset: int
     champion: Path
     candidate: Path
-    precision: str
-    arch: str
+    kind: Kind
     max_loss: float | None = None

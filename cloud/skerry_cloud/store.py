@@ -55,8 +55,15 @@ class Device(Base, kw_only=True):
     link: Mapped[str] = mapped_column(default="")  # name of the carrier while online
     seen: Mapped[float] = mapped_column(default=0.0)
     counter: Mapped[int] = mapped_column(default=0)  # of the newest assignment
-    workload: Mapped[str] = mapped_column(default="")  # what it runs, as it last said
-    release: Mapped[int] = mapped_column(default=0)
+
+
+class Installed(Base, kw_only=True):
+    """A workload that a device has, and the release of it that it runs, as it last said."""
+
+    __tablename__ = "installed"
+    device: Mapped[str] = mapped_column(primary_key=True)
+    workload: Mapped[str] = mapped_column(primary_key=True)
+    release: Mapped[int]
 
 
 class Token(Base, kw_only=True):
@@ -90,8 +97,8 @@ class Run(Base, kw_only=True):
     workload: Mapped[str]
     dataset: Mapped[int]
     parent: Mapped[int]  # the release whose weights it started from; 0 = from scratch
-    code: Mapped[str]
-    state: Mapped[str]  # training, trained, compressing, compressed, failed
+    code: Mapped[str]  # revision that trained it; of an imported model its digest, "sha256:…"
+    state: Mapped[str]  # queued, training or importing, trained, compressing, compressed, failed
     created: Mapped[float]
     accuracy: Mapped[float] = mapped_column(default=0.0)
     reason: Mapped[str] = mapped_column(default="")
@@ -142,14 +149,14 @@ class Rollout(Base, kw_only=True):
 
 
 class Assignment(Base, kw_only=True):
-    """What the director told one device, and what became of it."""
+    """What the director told one device about one workload, and what became of it."""
 
     __tablename__ = "assignments"
     device: Mapped[str] = mapped_column(primary_key=True)
     counter: Mapped[int] = mapped_column(primary_key=True)
-    rollout: Mapped[int] = mapped_column(index=True)
+    rollout: Mapped[int] = mapped_column(index=True)  # 0: an operator took the workload off
     workload: Mapped[str]
-    release: Mapped[int]
+    release: Mapped[int]  # 0 likewise
     signed: Mapped[bytes]  # a serialised Signed assignment
     state: Mapped[str]  # issued, then the device's Update states
     reason: Mapped[str] = mapped_column(default="")

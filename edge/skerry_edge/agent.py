@@ -1,60 +1,63 @@
 """The daemon: constructs the flows, connects them, and stops them in order. Decides nothing itself.
 
-uplink ── assignments ──▶ update ── the proven model ──▶ engine ◀── requests ── serve
+uplink ── assignments ──▶ workloads ── proven models ──▶ engine ◀── requests ── serve
    ▲                        │ events                       │ answers              │ reports of applications
-   └──────── outbox ◀───────┴───────── recorder ◀──────────┴──────────────────────┘
+   └──────── outbox ◀───────┴───────── recorders ◀─────────┴──────────────────────┘
 """
 
 import asyncio
 import logging
-import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import grpc
 
 from skerry_edge import memory, renewal
-from skerry_edge.config import AgentConfig, Folders, load
-from skerry_edge.infer.choose import Choice, runs_at_once
-from skerry_edge.infer.engine import Active, Engine
+from skerry_edge.config import AgentConfig, Folders, WorkloadFolder, load
+from skerry_edge.infer.engine import Engine
 from skerry_edge.infer.engines import Engines
-from skerry_edge.infer.models import Chosen, Loader, Settings
-from skerry_edge.infer.scheduler import Limits
-from skerry_edge.machine import this_machine, versions
+from skerry_edge.infer.models import Loader
+from skerry_edge.machine import budget_mb, profile_of, settings_of, this_machine, versions
 from skerry_edge.notify import READY, STOPPING, WATCHDOG, Notifier
 from skerry_edge.observe.arrow import encode
 from skerry_edge.observe.events import EventLog
+from skerry_edge.observe.load import LoadLog
 from skerry_edge.observe.outbox import Outbox
-from skerry_edge.observe.recorder import Recorder, label_rows, read_samples
+from skerry_edge.observe.recorder import label_rows, read_samples
 from skerry_edge.observe.spool import Spool
 from skerry_edge.observe.uplink import Uplink
-from skerry_edge.protect.guard import Guard, Guarded
-from skerry_edge.protect.strain import Strain, allowance
+from skerry_edge.protect.strain import Allowance, Strain, allowance
 from skerry_edge.protect.watchdog import PERIOD_S, Watchdog
 from skerry_edge.serve import listen, local, oip
 from skerry_edge.serve.catalog import Catalog
 from skerry_edge.serve.http1 import HttpServer
 from skerry_edge.serve.socket_server import SocketServer
-from skerry_edge.update.flow import Live, Transition, UpdateFlow, World
-from skerry_edge.update.plan import Device
+from skerry_edge.serving import Serving
+from skerry_edge.update.flow import UpdateFlow
+from skerry_edge.update.memory import Memory
+from skerry_edge.update.plan import Device, Floor, Order, authenticate
 from skerry_edge.update.slots import Slots
 from skerry_edge.update.state import StateFile
-from skerry_edge.update.worker import Worker
+from skerry_edge.update.worker import BEAT_S
+from skerry_edge.update.workloads import Workloads
+from skerry_edge.update.world import Door, Live, Transition, World
 from skerry_edge.upkeep import Upkeep
-from skerry_shared import profiles, telemetry
+from skerry_shared import telemetry
 from skerry_shared.bundle import Bundle
 from skerry_shared.errors import SkerryError
-from skerry_shared.files import write_durably
+from skerry_shared.files import sync_folder, write_durably
 from skerry_shared.identity import load_key, utc
-from skerry_shared.locking import locked
+from skerry_shared.locking import locked, turn
 from skerry_shared.ports.carrier import TlsFiles, Transport
-from skerry_shared.ports.runtime import Model
 from skerry_shared.profiles import Thermal
+from skerry_shared.release import Manifest
 from skerry_shared.sealing import Sealer
 from skerry_shared.signing import load_public
 
@@ -64,77 +67,90 @@ SWITCH_S = 0.0005  # after which a thread that computes lets a request go on; Py
 RENEW_S = 3600.0  # between looks at the certificate, which has a third of its life left when one finds it old
 TICK_S = 1.0  # how late a window or a sample may be
 GRACE_S = 2.0  # that requests in flight get at the end
-CORES = os.cpu_count() or 1  # a run has the configured number of threads
-WAITING = 64  # requests that may wait for a model
-LIVES = {"loop": 30.0, "worker": 900.0}  # seconds between signs of life; an engine was seen to build for 570
+FETCHES = threading.Lock()
+LOOP_S, UPDATE_S = 30.0, 900.0  # seconds between signs of life; an engine was seen to build for 570
 
 
 class Agent:
     """One device's daemon. Construct it with the folder locked, then ``run`` once."""
 
     def __init__(self, folders: Folders, config: AgentConfig) -> None:
-        """Opens the folder's state and spool; nothing runs yet."""
-        self._folders, self._config = folders, config
+        """Opens the folder's spool; nothing runs yet."""
+        self._folders, self._config, self._settings = folders, config, settings_of(config)
         self._spool = Spool(folders.spool, config.spool_mb << 20)
         self._outbox = Outbox(self._spool, _sealer(folders, config))
         self._events = EventLog(folders.events, self._outbox.put)
-        settings = Settings(config.providers, config.threads, config.model_mb << 20)
-        self._engine, self._loader = Engine(), Loader(Engines(folders.engines), settings, self._progress)
-        self._recorder: Recorder | None = None
-        self._flow = flow = UpdateFlow(self._world(), Slots(folders.slots, folders.active), StateFile(folders.update))
-        self._notifier, self._ready, self._strain = Notifier(), False, Strain.NONE
+        self._engine, self._strain, self._notifier = Engine(), Strain.NONE, Notifier()
         period = (self._notifier.watchdog_s or 3 * PERIOD_S) / 3
         alive = lambda: self._notifier.tell(WATCHDOG)  # noqa: E731
-        self._watchdog = Watchdog(LIVES, alive, time.monotonic, period)
-        self._worker = Worker(flow, self._on_beat)
-        self._upkeep = Upkeep(config.protect, _thermal(config), self._worker, self._relieve, time.monotonic)
-        self._uplink = Uplink(self._outbox, _transports(folders, config), self._worker.desire)
+        self._watchdog = Watchdog({"loop": LOOP_S}, alive, time.monotonic, period)
+        self._device, self._director = _device(config), load_public(folders.director.read_bytes())
+        self._memory, self._floor = Memory(budget_mb(config)), Floor(time.time)
+        door = Door(self._report, time.time)
+        self._workloads = Workloads(self._authenticate, self._open, door, self._on_beat, self._on_broken)
+        self._loading = {folder.name for folder in folders.workloads()}  # whose models do not serve yet
+        self._ready = False
+        profile = profile_of(config)
+        thermal = profile.thermal if profile else Thermal()
+        self._upkeep = Upkeep(config.protect, thermal, self._workloads, self._relieve, time.monotonic)
+        self._serving = Serving(self._engine, config, self._sink, self._workloads.failed, self._upkeep)
+        self._uplink = Uplink(self._outbox, _transports(folders, config), self._workloads.desire)
 
     async def run(self) -> None:
         """Until SIGTERM or SIGINT; what was recorded is in the spool when this returns."""
-        stopping = _on_signals()
+        stopping, self._broken = _on_signals(), asyncio.get_running_loop().create_future()
         servers = self._serve()
+        self._load_log = LoadLog(
+            self._engine.loads, servers.refused, self._outbox.put, self._config.window_s, time.time
+        )
         self._tell("", "started")
         self._watchdog.start()
-        updates = asyncio.create_task(asyncio.to_thread(self._worker.run))
+        self._workloads.start(sorted(self._loading))
         parts = (stopping.wait(), self._tick(), self._uplink.run(), self._stay_certified())
-        others = [asyncio.create_task(work) for work in parts]
-        ended, _ = await asyncio.wait([updates, *others], return_when=asyncio.FIRST_COMPLETED)
+        work = [asyncio.ensure_future(part) for part in parts]
+        ended, _ = await asyncio.wait([self._broken, *work], return_when=asyncio.FIRST_COMPLETED)
         self._notifier.tell(STOPPING)
         await asyncio.to_thread(servers.stop)
-        self._worker.close()
-        await asyncio.wait([updates])  # after its present step; it may still swap models and report
-        await asyncio.to_thread(self._finish, updates.exception() is None)
-        for task in others:
+        await asyncio.to_thread(self._finish)
+        for task in work:
             task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
-        for task in ended:
-            task.result()  # what ended by an error ends the agent, and whoever started it starts it again
+        await asyncio.gather(*work, return_exceptions=True)
+        for end in ended:
+            end.result()  # what ended by an error ends the agent, and whoever started it starts it again
 
-    def _on_beat(self) -> None:
-        """The worker came round; the first time it has loaded what this device can answer with."""
-        self._watchdog.beat("worker")
-        if not self._ready:
-            self._ready = self._notifier.tell(READY) or True
-
-    def _finish(self, in_order: bool) -> None:
+    def _finish(self) -> None:
+        self._workloads.close(in_order=not self._broken.done())
         self._watchdog.close()
-        if in_order:
-            self._flow.settle()
         for port in (self._folders.port, self._folders.http_port):
             port.unlink(missing_ok=True)
-        if self._recorder:
-            self._recorder.close()
+        self._serving.close()
+        self._load_log.flush()
         self._tell("started", "stopped")
         self._spool.close()
+
+    def _on_beat(self, workload: str) -> None:
+        """A worker came round; the first time it has loaded what this device can answer with."""
+        self._watchdog.beat(_part(workload))
+        self._loading.discard(workload)
+        self._tell_ready()
+
+    def _tell_ready(self) -> None:
+        """Once all that is installed serves; again and again while the supervisor is too busy to hear it."""
+        if not (self._loading or self._ready):
+            self._ready = self._notifier.tell(READY)
+
+    def _on_broken(self, error: Exception) -> None:
+        """A worker ended by an error; called in its thread."""
+        self._broken.get_loop().call_soon_threadsafe(_settle, self._broken, error)
 
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
             self._watchdog.beat("loop")
+            self._tell_ready()
             await asyncio.to_thread(self._upkeep.tick)
-            if recorder := self._recorder:
-                await asyncio.to_thread(recorder.tick)
+            await asyncio.to_thread(self._serving.tick)
+            await asyncio.to_thread(self._load_log.tick)
 
     async def _stay_certified(self) -> None:
         while True:
@@ -151,14 +167,28 @@ class Agent:
         except SkerryError as error:
             log.warning("certificate: not renewed, asked again in %.0f s: %s", RENEW_S, error)
 
-    def _world(self) -> World:
-        folders, config = self._folders, self._config
+    def _authenticate(self, data: bytes) -> Order:
+        return authenticate(data, self._director, self._device)
+
+    def _open(self, workload: str) -> UpdateFlow:
+        """The flow of a workload that this device has, or is to have."""
+        folder = self._folders.workload(workload)
+        folder.root.mkdir(parents=True, exist_ok=True)
+        sync_folder(folder.root.parent)
+        self._watchdog.expect(_part(workload), UPDATE_S)
+        return UpdateFlow(self._world(folder), Slots(folder.root), StateFile(folder.update))
+
+    def _world(self, folder: WorkloadFolder) -> World:
+        config, workload = self._config, folder.name
+        loader = Loader(Engines(folder.engines), self._settings, partial(self._progress, workload))
         return World(
-            device=_device(config),
-            director=load_public(folders.director.read_bytes()),
-            repository=_Repository(folders, config),
-            load=self._load,
-            serve=self._activate,
+            workload=workload,
+            device=self._device,
+            repository=_Repository(self._folders, config, partial(self._watchdog.beat, _part(workload))),
+            memory=self._memory,
+            floor=self._floor,
+            load=partial(self._load_model, loader),
+            serve=partial(self._activate, workload),
             report=self._report,
             clock=time.time,
             timer=time.monotonic,
@@ -167,70 +197,53 @@ class Agent:
             compared=self._report_shadow,
         )
 
-    def _load(self, bundle: Bundle) -> Chosen:
+    def _load_model(self, loader: Loader, bundle: Bundle) -> Live:
         """Try and load a model; one that does not run on the accelerator that was configured is an event."""
-        threads = allowance(self._strain, self._config.threads).threads
-        chosen, manifest = self._loader.load(bundle, threads), bundle.manifest
-        choice, about = chosen.choice, {"workload": manifest.workload, "release": manifest.release, "rollout": 0}
+        chosen, manifest = loader.load(bundle, self._allowed.threads), bundle.manifest
+        choice = chosen.choice
         log.info("%s release %d runs on %s", manifest.workload, manifest.release, choice.reason)
         if choice.fallback_from:
-            change = {"time": time.time(), "subject": "runtime", "from": choice.fallback_from, "to": choice.provider}
-            self._events.add(change | {"reason": choice.reason} | about)
-        return chosen
+            change = (choice.fallback_from, choice.provider, choice.reason)
+            self._tell(*change, subject="runtime", workload=manifest.workload, release=manifest.release)
+        return Live(bundle, chosen, choice.memory_mb)
 
-    def _progress(self, what: str) -> None:
-        about = {"workload": "", "release": 0, "rollout": 0}
-        change = {"time": time.time(), "subject": "runtime", "from": "trying", "to": "trying", "reason": what}
-        self._events.add(change | about)
+    def _progress(self, workload: str, what: str) -> None:
+        self._watchdog.beat(_part(workload))
+        self._tell("trying", "trying", what, subject="runtime", workload=workload)
 
-    def _activate(self, live: Live | None) -> None:
-        """Let this model answer and be recorded from now on."""
-        before, self._recorder = self._recorder, None
-        if live is None:
-            self._engine.swap(None)
+    def _activate(self, workload: str, live: Live | None) -> None:
+        if live:
+            self._serving.activate(live.bundle.manifest, live.model)
         else:
-            manifest, config = live.bundle.manifest, self._config
-            recorder = Recorder(manifest, self._sink, config.window_s, self._sample_rate, time.time)
-            guard = Guard(len(manifest.labels), config.protect)
-            failed = lambda: self._worker.failed(manifest.release)  # noqa: E731
-            guarded = Guarded(live.model, guard)
-            self._engine.swap(Active(manifest, guarded, recorder.observe, failed, _limits(live.model)))
-            self._recorder = recorder
-            self._upkeep.watch(manifest.release, guard)
-            log.info("serving %s release %d", manifest.workload, manifest.release)
-        if before:
-            before.close()
+            self._serving.drop(workload)
 
     @property
-    def _sample_rate(self) -> float:
-        return self._config.sample_rate * allowance(self._strain, self._config.threads).sample_share
+    def _allowed(self) -> Allowance:
+        return allowance(self._strain, self._config.threads)
 
     def _relieve(self, after: Strain, why: str) -> None:
         """Do as much as the board can bear from now on."""
         before, self._strain = self._strain, after
         log.warning("board: %s → %s: %s", before.name, after.name, why)
-        if recorder := self._recorder:
-            recorder.sample_at(self._sample_rate)
+        self._serving.sample_at(self._config.sample_rate * self._allowed.sample_share)
+        self._engine.serve_from(self._allowed.priority)
         self._tell(f"strain {before.name.lower()}", f"strain {after.name.lower()}", why)
 
     def _sink(self, table: str, payload: bytes) -> None:
-        """Pass a batch to the outbox; samples of a model that is being proven also to the update."""
-        manifest = self._engine.manifest
-        if table == "samples" and manifest and self._wants_samples:
+        """Pass a batch to the outbox; samples of a model that is being proven also to its update."""
+        for manifest in self._wanting_samples() if table == "samples" else ():
             for prediction_id, inputs, scores in read_samples(manifest, payload):
-                self._worker.sample(manifest.release, prediction_id, inputs, scores)
+                self._workloads.sample(manifest.workload, manifest.release, prediction_id, inputs, scores)
         self._outbox.put(table, payload)
 
-    @property
-    def _wants_samples(self) -> bool:
-        spare = allowance(self._strain, self._config.threads).shadow
-        return self._worker.proving or (self._worker.shadowing and spare)
+    def _wanting_samples(self) -> list[Manifest]:
+        names = self._workloads.proving() | (self._workloads.shadowing() if self._allowed.shadow else set())
+        return [manifest for manifest in self._engine.manifests() if manifest.workload in names]
 
     def _learn(self, truths: Sequence[tuple[str, str]]) -> None:
-        """Pass late labels, as (prediction id, label), to the outbox and to an update that is being proven."""
-        if self._worker.proving:
-            for prediction_id, label in truths:
-                self._worker.learn(prediction_id, label)
+        """Pass late labels, as (prediction id, label), to the outbox and to updates that are being proven."""
+        for prediction_id, label in truths:
+            self._workloads.learn(prediction_id, label)
         self._outbox.put("labels", label_rows(time.time(), truths))
 
     def _serve(self) -> "_Servers":
@@ -250,7 +263,8 @@ class Agent:
         self._outbox.put("shadow", telemetry.pack(encode("shadow", {name: [value] for name, value in row.items()})))
 
     def _report(self, change: Transition) -> None:
-        log.info("update %s: %s → %s: %s", change.release, change.before or "-", change.after, change.reason)
+        name = f"update {change.workload} {change.release}" if change.workload else "an assignment"
+        log.info("%s: %s → %s: %s", name, change.before or "-", change.after, change.reason)
         self._events.add(
             {
                 "time": change.time, "subject": "update", "from": change.before, "to": change.after,
@@ -259,11 +273,11 @@ class Agent:
             }
         )  # fmt: skip
 
-    def _tell(self, before: str, after: str, reason: str = "") -> None:
-        about = {"workload": "", "release": 0, "rollout": 0}
-        reason = reason or versions()
-        change = {"time": time.time(), "subject": "agent", "from": before, "to": after, "reason": reason}
-        self._events.add(change | about)
+    def _tell(
+        self, before: str, after: str, reason: str = "", subject: str = "agent", workload: str = "", release: int = 0
+    ) -> None:
+        change = {"time": time.time(), "subject": subject, "from": before, "to": after, "reason": reason or versions()}
+        self._events.add(change | {"workload": workload, "release": release, "rollout": 0})
 
 
 async def run(folder: Path) -> None:
@@ -276,38 +290,34 @@ async def run(folder: Path) -> None:
     with locked(folders.lock, "an agent"):
         for port in (folders.port, folders.http_port):  # of an agent that was killed
             port.unlink(missing_ok=True)
-        for path in (folders.state, folders.slots):
-            path.mkdir(exist_ok=True)
         await Agent(folders, config).run()
 
 
 class _Repository:
-    """The repository, loaded when something is fetched: TUF and HTTPS are of no use to an agent that only serves."""
+    """The repository, loaded when something is fetched: TUF and HTTPS are of no use to an agent that only serves.
 
-    def __init__(self, folders: Folders, config: AgentConfig) -> None:
-        self._folders, self._url = folders, config.repository
+    Its metadata are one workload's as well as another's, so these take turns; who waits says that it is alive.
+    """
+
+    def __init__(self, folders: Folders, config: AgentConfig, alive: Callable[[], None]) -> None:
+        self._folders, self._url, self._alive = folders, config.repository, alive
 
     def fetch(self, path: str, sha256: str, length: int) -> bytes:
         from skerry_edge.adapters.repository_tuf import Repository
 
         folders = self._folders
         repository = Repository(self._url, folders.authority, folders.trust_root, folders.tuf, time.time)
-        return repository.fetch(path, sha256, length)
-
-
-def _limits(model: Model) -> Limits:
-    """What was measured of the model says whether runs are worth sharing."""
-    choice = model.choice if isinstance(model, Chosen) else Choice("cpu", 1, "not measured")
-    return Limits(threads=runs_at_once(choice, CORES), waiting=WAITING, batch=choice.batch)
+        with turn(FETCHES, BEAT_S, self._alive):
+            return repository.fetch(path, sha256, length)
 
 
 def _device(config: AgentConfig) -> Device:
     return Device(config.fleet, config.device, *this_machine())
 
 
-def _thermal(config: AgentConfig) -> Thermal:
-    """Of the profile; a fleet may have one that this agent has no file of."""
-    return profiles.load(config.profile).thermal if config.profile in profiles.names() else Thermal()
+def _part(workload: str) -> str:
+    """The name of its worker, for the watchdog."""
+    return f"update of {workload}"
 
 
 def _sealer(folders: Folders, config: AgentConfig) -> Sealer:
@@ -340,6 +350,10 @@ class _Servers:
     http: HttpServer
     frames: SocketServer
 
+    def refused(self) -> int:
+        """Connections that were turned away so far, for there were too many."""
+        return self.http.refused + self.frames.refused
+
     def stop(self) -> None:
         """Let requests in flight finish, for GRACE_S seconds at most."""
         stopping = [server.stop(GRACE_S) for server in self.grpc]
@@ -347,6 +361,11 @@ class _Servers:
         self.frames.stop(GRACE_S)
         for stopped in stopping:
             stopped.wait()
+
+
+def _settle(broken: "asyncio.Future[None]", error: Exception) -> None:
+    if not broken.done():
+        broken.set_exception(error)
 
 
 def _on_signals() -> asyncio.Event:

@@ -85,7 +85,7 @@ def _infer(options: argparse.Namespace) -> int:
 
     given, out = options.batch
     show = lambda done: print(f"\r{done} answered", end="", file=sys.stderr, flush=True)  # noqa: E731
-    count = answer_all(Folders(options.folder), given, out, show, options.size)
+    count = answer_all(Folders(options.folder), options.model, given, out, show, options.size)
     print(f"\n{count} answers in {out}", file=sys.stderr)
     return 0
 
@@ -129,12 +129,13 @@ def _add_enroll(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 def _add_infer(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     example = "skerry-agent infer --batch ./pictures ./answers ./pump-7"
-    text = "answer many inputs with the device's model; goes on where an interrupted run was"
+    text = "answer many inputs with a model of the device; goes on where an interrupted run was"
     infer = _command(commands, "infer", _infer, text, example)
     infer.add_argument(
         "--batch", required=True, nargs=2, type=Path, metavar=("IN", "OUT"),
         help="IN: a folder of .npy files, one example each, or an Arrow IPC file; OUT: a folder for .npz files",
     )  # fmt: skip
+    infer.add_argument("--model", default="", metavar="NAME", help="which one, where the device has several")
     infer.add_argument("--size", type=int, default=32, help="examples a run and a file, default 32")
 
 

@@ -12,16 +12,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
-from skerry_edge.config import AgentConfig, Folders, load
+from skerry_edge.config import AgentConfig, Folders, WorkloadFolder, load
 from skerry_edge.infer import batch
 from skerry_edge.infer.engine import Active, Engine, Prediction
 from skerry_edge.infer.engines import Engines
-from skerry_edge.infer.models import Loader, Settings
+from skerry_edge.infer.models import Loader
+from skerry_edge.machine import settings_of
+from skerry_edge.observe.load import LoadLog
 from skerry_edge.observe.recorder import Recorder
 from skerry_edge.serve.local import Reporter
 from skerry_edge.update.slots import Pointer, Slots
 from skerry_shared import bundle
-from skerry_shared.errors import ConfigError, ModelError, StateError
+from skerry_shared.errors import ConfigError, InputError, ModelError, StateError
 from skerry_shared.ports.runtime import Tensors
 
 log = logging.getLogger(__name__)
@@ -30,26 +32,35 @@ LOOK_S = 1.0  # between looks at the pointer: one stat, so that a switch is foll
 
 
 class Client:
-    """Answers with the device's active model. Thread-safe; use it as a context manager, or close it."""
+    """Answers with one model of the device. Thread-safe; use it as a context manager, or close it."""
 
-    def __init__(self, path: str | Path) -> None:
-        """``path``: the device's folder, or the agent's socket in it. Raises ConfigError if it is no such folder."""
-        folders = _folders(Path(path))
-        self._config: AgentConfig = load(folders)
-        self._loader = Loader(Engines(folders.engines), Settings(self._config.providers, self._config.threads))
+    def __init__(self, path: str | Path, model: str = "") -> None:
+        """``path``: the device's folder, or the agent's socket in it; ``model``: the name of a workload.
+
+        Without a name it is the only one that serves when the first prediction is asked for, from then on. Raises
+        ConfigError if ``path`` is no such folder.
+        """
+        self._folders = _folders(Path(path))
+        self._config: AgentConfig = load(self._folders)
+        self._followed = self._folders.workload(model) if model else None
         self._recorder: Recorder | None = None
-        self._slots, self._pointer = Slots(folders.slots, folders.active), folders.active
-        self._engine, self._reporter = Engine(), Reporter(folders.socket, self._tick)
+        self._engine, self._reporter = Engine(), Reporter(self._folders.socket, self._tick)
+        self._load_log = LoadLog(self._engine.loads, lambda: 0, self._reporter.submit, self._config.window_s, time.time)
         self._loaded: Pointer | None = None
         self._lock, self._seen, self._closing = threading.Lock(), (0, 0), threading.Event()
         self._follower = threading.Thread(target=self._follow, name="skerry-follow", daemon=True)
         self._follower.start()
 
     def predict(self, inputs: Tensors) -> Prediction:
-        """Answer a batch (first dimension: examples). Raises StateError without a model, InputError or ModelError."""
+        """Answer a batch (first dimension: examples).
+
+        Raises StateError without a model, ModelError, InputError, also if there are several models and none was named.
+        """
         if self._loaded is None:
             with self._lock:
                 self._look()
+                if self._loaded is None and self._followed:
+                    raise StateError(f"no model of {self._followed.name} is installed here")
         return self._engine.predict(inputs)
 
     def feedback(self, prediction_id: str, label: str) -> None:
@@ -67,6 +78,7 @@ class Client:
         self._follower.join()
         if self._recorder:
             self._recorder.close()
+        self._load_log.flush()
         self._reporter.close()
 
     def __enter__(self) -> "Client":
@@ -80,6 +92,7 @@ class Client:
     def _tick(self) -> None:
         if recorder := self._recorder:
             recorder.tick()
+        self._load_log.tick()
 
     def _follow(self) -> None:
         """Look at the pointer now and then, and load what it names: beside the predictions, so that none waits."""
@@ -90,13 +103,15 @@ class Client:
                 self._look()
 
     def _look(self) -> None:
-        seen = _stamp(self._pointer)
+        folder = self._followed = self._followed or only_workload(self._folders)
+        slots = Slots(folder.root)
+        seen = _stamp(slots.pointer)
         if seen == self._seen:
             return
-        active = self._slots.active()
+        active = slots.active()
         try:
             if active != self._loaded:
-                self._load(active)
+                self._load(folder, active)
         except (ModelError, StateError) as error:
             if self._loaded is None:
                 raise
@@ -104,22 +119,20 @@ class Client:
         else:
             self._seen = seen
 
-    def _load(self, active: Pointer | None) -> None:
-        before = self._recorder
+    def _load(self, folder: WorkloadFolder, active: Pointer | None) -> None:
+        before, self._recorder = self._recorder, self._swap(folder, active) if active else None
         if active is None:
-            self._engine.swap(None)
-        else:
-            self._recorder = self._swap(active)
+            self._engine.drop(folder.name)
         self._loaded = active
         if before:
             before.close()
 
-    def _swap(self, active: Pointer) -> Recorder:
-        unpacked = bundle.load(self._slots.path(active.slot))
+    def _swap(self, folder: WorkloadFolder, active: Pointer) -> Recorder:
+        unpacked = bundle.load(Slots(folder.root).path(active.slot))
         manifest = unpacked.manifest
         if (manifest.workload, manifest.release) != (active.workload, active.release):
             raise StateError("the agent switched while its model was being loaded; try again")
-        model = self._loader.known(unpacked)
+        model = Loader(Engines(folder.engines), settings_of(self._config)).known(unpacked)
         sink, config = self._reporter.submit, self._config
         recorder = Recorder(manifest, sink, config.window_s, config.sample_rate, time.time)
         self._engine.swap(Active(manifest, model, recorder.observe))
@@ -129,9 +142,9 @@ class Client:
 class AsyncClient:
     """``Client`` for asyncio: predictions run in threads, so that the loop goes on meanwhile. ``async with`` it."""
 
-    def __init__(self, path: str | Path, threads: int = 4) -> None:
+    def __init__(self, path: str | Path, model: str = "", threads: int = 4) -> None:
         """``threads``: predictions at a time; further ones wait in order. Else as ``Client``."""
-        self._client = Client(path)
+        self._client = Client(path, model)
         self._threads = ThreadPoolExecutor(threads, "skerry-predict")
 
     async def predict(self, inputs: Tensors) -> Prediction:
@@ -156,21 +169,32 @@ class AsyncClient:
         await self.close()
 
 
-def answer_all(folders: Folders, given: Path, out: Path, progress: batch.Progress, size: int) -> int:
-    """Answer all that lies in ``given`` with the device's active model; see ``infer.batch``. The number of answers.
+def answer_all(folders: Folders, model: str, given: Path, out: Path, progress: batch.Progress, size: int) -> int:
+    """Answer all that lies in ``given`` with a model of the device, the only one if ``model`` is empty.
 
-    Raises ConfigError, StateError, InputError or ModelError.
+    The number of answers; see ``infer.batch``. Raises ConfigError, StateError, InputError or ModelError.
     """
     if size < 1:
         raise ConfigError("size: needs 1 or more")
-    config, slots = load(folders), Slots(folders.slots, folders.active)
+    config = load(folders)
+    folder = folders.workload(model) if model else only_workload(folders)
+    slots = Slots(folder.root)
     active = slots.active()
     if active is None:
-        raise StateError("no model is installed yet")
+        raise StateError(f"no model of {folder.name} is installed here")
     unpacked = bundle.load(slots.path(active.slot))
-    model = Loader(Engines(folders.engines), Settings(config.providers, config.threads)).known(unpacked)
-    manifest = unpacked.manifest
-    return batch.answer(batch.source(given, manifest), model, manifest, out, progress, size)
+    loaded, manifest = Loader(Engines(folder.engines), settings_of(config)).known(unpacked), unpacked.manifest
+    return batch.answer(batch.source(given, manifest), loaded, manifest, out, progress, size)
+
+
+def only_workload(folders: Folders) -> WorkloadFolder:
+    """The one that serves. Raises StateError if none does, InputError if several do."""
+    found = [folder for folder in folders.workloads() if Slots(folder.root).active()]
+    if len(found) > 1:
+        raise InputError(f"model: name one of {', '.join(repr(folder.name) for folder in found)}")
+    if not found:
+        raise StateError("no model is installed yet")
+    return found[0]
 
 
 def _folders(path: Path) -> Folders:

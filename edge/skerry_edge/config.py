@@ -105,8 +105,9 @@ class AgentConfig:
     window_s: float = 60.0  # seconds of traffic that one row of counts covers
     sample_rate: float = 0.05  # share of predictions whose input is sent home, 0 to 1
     threads: int = 1  # of the model; more than one spins, which pays only above ~1 ms of work
-    providers: tuple[str, ...] = ("cpu",)  # that models may run on; the fastest that answers rightly is taken
+    providers: tuple[str, ...] = ()  # that models may run on, the fastest that is right is taken; none: the profile's
     model_mb: int = 1024  # memory that one model may take
+    models_mb: int = 0  # … that all models together may take; 0: what the profile gives
     spool_mb: int = 64  # telemetry kept while offline
     health: Health = Health()
     protect: Protect = Protect()
@@ -118,13 +119,35 @@ class AgentConfig:
             raise ValueError("transports: needs one at least, and 'mqtt' needs the key 'mqtt'")
         if not 0 <= self.sample_rate <= 1 or self.window_s <= 0 or self.threads < 1 or self.spool_mb < 1:
             raise ValueError("needs sample_rate from 0 to 1, window_s > 0, threads >= 1, spool_mb >= 1")
-        if not self.providers or len(set(self.providers)) < len(self.providers) or self.model_mb < 1:
-            raise ValueError("needs providers, each once, and model_mb >= 1")
+        if len(set(self.providers)) < len(self.providers) or self.model_mb < 1 or self.models_mb < 0:
+            raise ValueError("needs providers each once, model_mb >= 1, models_mb >= 0")
         if not all(0 <= port <= 65535 for port in (self.grpc_port, self.http_port)):
             raise ValueError("grpc_port, http_port: need 0 to 65535")
         for key, address in (("gateway", self.gateway), ("mqtt", self.mqtt or "unused:0")):
             if not re.fullmatch(r".+:\d{1,5}", address):
                 raise ValueError(f"{key}: {address!r} is not host:port")
+
+
+@dataclass(frozen=True)
+class WorkloadFolder:
+    """What one workload has on this device, DIR/workloads/NAME: the slots a/ and b/, the pointer, and this."""
+
+    root: Path
+
+    @property
+    def name(self) -> str:
+        """Of the workload."""
+        return self.root.name
+
+    @property
+    def update(self) -> Path:
+        """The workload's last assignment and how far it came."""
+        return self.root / "update"
+
+    @property
+    def engines(self) -> Path:
+        """What was measured and built for its models on this device; may be removed at any time."""
+        return self.root / "engines"
 
 
 @dataclass(frozen=True)
@@ -178,35 +201,18 @@ class Folders:
         """Verified TUF metadata."""
         return self.root / "tuf"
 
-    @property
-    def slots(self) -> Path:
-        """Unpacked bundles, a/ and b/."""
-        return self.root / "slots"
+    def workload(self, name: str) -> WorkloadFolder:
+        """Where this workload lies, or would."""
+        return WorkloadFolder(self.root / "workloads" / name)
 
-    @property
-    def state(self) -> Path:
-        """What must survive a power cut: active, update, events."""
-        return self.root / "state"
-
-    @property
-    def active(self) -> Path:
-        """The pointer: which slot serves."""
-        return self.state / "active"
-
-    @property
-    def update(self) -> Path:
-        """The last assignment and how far it came."""
-        return self.state / "update"
+    def workloads(self) -> list[WorkloadFolder]:
+        """Those that were ever assigned to this device, by name."""
+        return [self.workload(path.name) for path in sorted((self.root / "workloads").glob("*"))]
 
     @property
     def events(self) -> Path:
         """The last events, for `skerry-agent status`."""
-        return self.state / "events"
-
-    @property
-    def engines(self) -> Path:
-        """What was measured and built for models on this device; may be removed at any time."""
-        return self.root / "engines"
+        return self.root / "events"
 
     @property
     def spool(self) -> Path:

@@ -10,16 +10,17 @@ from dataclasses import dataclass
 from cryptography import x509
 
 from skerry_edge import board
-from skerry_edge.config import AgentConfig, Folders, load
+from skerry_edge.config import AgentConfig, Folders, WorkloadFolder, load
 from skerry_edge.https import request, trusting
 from skerry_edge.infer.engines import Engines
-from skerry_edge.infer.models import Loader, Settings, load_model
-from skerry_edge.machine import this_machine
+from skerry_edge.infer.models import Loader, load_model
+from skerry_edge.machine import budget_mb, settings_of, this_machine
 from skerry_edge.update.probe import probe
 from skerry_edge.update.slots import Slots
 from skerry_edge.update.state import StateFile
 from skerry_shared import bundle, profiles
-from skerry_shared.errors import ConfigError, LinkError, SkerryError, StateError
+from skerry_shared.bundle import Bundle
+from skerry_shared.errors import ConfigError, LinkError, ModelError, SkerryError, StateError
 from skerry_shared.identity import utc
 
 TIMEOUT_S = 10.0  # of a TLS handshake
@@ -85,28 +86,43 @@ def _plan(_: Folders, config: AgentConfig) -> str:
     chips = ", ".join(f"{chip.vendor} {chip.variant}" for chip in profile.accelerators) or "no accelerator"
     memory = f"{profile.memory_mb} MB{' shared with the accelerator' if profile.unified_memory else ''}"
     return (
-        f"{profile.runtime} by {', '.join(profile.providers)} ({chips}), {profile.precision}, "
-        f"{config.threads} threads, {memory}; reports by {', '.join(config.transports)}"
+        f"{profile.runtime} by {', '.join(settings_of(config).providers)} ({chips}), {profile.precision}, "
+        f"{config.threads} threads, {memory}, {budget_mb(config):g} MB of it for all models; "
+        f"reports by {', '.join(config.transports)}"
     )
 
 
 def _model(folders: Folders, config: AgentConfig) -> str:
-    slots = Slots(folders.slots, folders.active)
-    active = slots.active()
-    if active is None:
-        return "none is installed yet"
-    unpacked = bundle.load(slots.path(active.slot))
-    worst = probe(load_model(unpacked, config.threads), unpacked)
-    return f"{active.workload} release {active.release}: golden outputs within {worst:.2g}"
+    def look(_: WorkloadFolder, unpacked: Bundle) -> str:
+        worst = probe(load_model(unpacked, config.threads), unpacked)
+        return f"release {unpacked.manifest.release}, golden outputs within {worst:.2g}"
+
+    return _of_each(folders, look) or "none is installed yet"
 
 
 def _runtime(folders: Folders, config: AgentConfig) -> str:
-    slots = Slots(folders.slots, folders.active)
-    active = slots.active()
-    if active is None:
-        return f"{', '.join(config.providers)}; no model to measure yet"
-    settings = Settings(config.providers, config.threads, config.model_mb << 20)
-    return Loader(Engines(folders.engines), settings).examine(bundle.load(slots.path(active.slot)))
+    settings = settings_of(config)
+
+    def look(folder: WorkloadFolder, unpacked: Bundle) -> str:
+        return Loader(Engines(folder.engines), settings).examine(unpacked)
+
+    return _of_each(folders, look) or f"{', '.join(settings.providers)}; no model to measure yet"
+
+
+def _of_each(folders: Folders, look: Callable[[WorkloadFolder, Bundle], str]) -> str:
+    """What was found at each model that serves. Raises ModelError that says it too, if there is a fault at one."""
+    found, faults = list[str](), 0
+    for folder in folders.workloads():
+        slots = Slots(folder.root)
+        try:
+            if active := slots.active():
+                found.append(f"{folder.name}: {look(folder, bundle.load(slots.path(active.slot)))}")
+        except SkerryError as error:
+            faults += 1
+            found.append(f"{folder.name}: {error}")
+    if faults:
+        raise ModelError("; ".join(found))
+    return "; ".join(found)
 
 
 def _certificate(folders: Folders, _: AgentConfig) -> str:
@@ -121,7 +137,8 @@ def _certificate(folders: Folders, _: AgentConfig) -> str:
 
 def _clock(folders: Folders, _: AgentConfig) -> str:
     issued = x509.load_pem_x509_certificate(folders.certificate.read_bytes()).not_valid_before_utc
-    floor = max(issued.timestamp(), StateFile(folders.update).load().floor)
+    signed = [StateFile(folder.update).load().floor for folder in folders.workloads()]
+    floor = max([issued.timestamp(), *signed])
     if time.time() < floor:
         raise StateError(
             f"the clock says {utc(time.time()):%Y-%m-%d %H:%M}, it is {utc(floor):%Y-%m-%d %H:%M} or later"

@@ -4,13 +4,24 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from skerry_edge.config import Folders, load
+from skerry_edge.config import Folders, WorkloadFolder, load
 from skerry_edge.observe.events import last
 from skerry_edge.update.slots import Pointer, Slots
 from skerry_edge.update.state import StateFile
 from skerry_shared.locking import is_locked
 
 EVENTS = 5  # that a status shows
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A workload of the device."""
+
+    workload: str
+    active: Pointer | None  # what serves
+    counter: int  # of the last assignment
+    update: str | None  # its state, a value of states.Update
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -23,10 +34,7 @@ class Status:
     running: bool
     port: int | None  # of the inference service over gRPC, while the agent runs
     http_port: int | None  # of the same over REST
-    active: Pointer | None
-    counter: int  # of the last assignment
-    update: str | None  # its state, a value of states.Update
-    reason: str
+    models: list[Installed]
     spool_bytes: int
     events: list[dict[str, Any]]
 
@@ -37,8 +45,7 @@ class Status:
 
 def read(folders: Folders) -> Status:
     """The status of an enrolled folder. Raises ConfigError or StateError."""
-    config, stored = load(folders), StateFile(folders.update).load()
-    running = is_locked(folders.lock)
+    config, running = load(folders), is_locked(folders.lock)
     return Status(
         fleet=config.fleet,
         device=config.device,
@@ -46,10 +53,7 @@ def read(folders: Folders) -> Status:
         running=running,
         port=_port(folders.port) if running else None,
         http_port=_port(folders.http_port) if running else None,
-        active=Slots(folders.slots, folders.active).active(),
-        counter=stored.counter,
-        update=stored.state.value if stored.state else None,
-        reason=stored.reason,
+        models=[_installed(folder) for folder in folders.workloads()],
         spool_bytes=sum(file.stat().st_size for file in folders.spool.glob("*")),
         events=last(folders.events)[-EVENTS:],
     )
@@ -57,16 +61,25 @@ def read(folders: Folders) -> Status:
 
 def as_text(status: Status) -> str:
     """A few lines for people."""
-    active, update = status.active, status.update or "none yet"
     serving = f"runs, inference on ports {status.port} (gRPC) and {status.http_port} (REST)"
     lines = [
         f"device   {status.device} in fleet {status.fleet}, profile {status.profile}",
         f"agent    {serving if status.running else 'does not run'}",
-        f"model    {f'{active.workload} release {active.release}, slot {active.slot}' if active else 'none yet'}",
-        f"update   {update}{f': {status.reason}' if status.reason else ''}",
+        *([f"model    {_model(model)}" for model in status.models] or ["model    none yet"]),
         f"spool    {status.spool_bytes} bytes",
     ]
     return "\n".join(lines + [f"event    {_line(event)}" for event in status.events])
+
+
+def _installed(folder: WorkloadFolder) -> Installed:
+    stored, active = StateFile(folder.update).load(), Slots(folder.root).active()
+    return Installed(folder.name, active, stored.counter, stored.state.value if stored.state else None, stored.reason)
+
+
+def _model(model: Installed) -> str:
+    serving = f"release {model.active.release}, slot {model.active.slot}" if model.active else "none serves"
+    update = model.update or "no assignment yet"
+    return f"{model.workload} {serving}; {update}{f': {model.reason}' if model.reason else ''}"
 
 
 def _port(path: Path) -> int | None:
@@ -74,5 +87,6 @@ def _port(path: Path) -> int | None:
 
 
 def _line(event: dict[str, Any]) -> str:
-    release = f" release {event['release']}" if event["release"] else ""
-    return f"{event['subject']}{release}: {event['from'] or '-'} → {event['to']}: {event['reason']}"
+    about = f" {event['workload']}" if event["workload"] else ""
+    about += f" release {event['release']}" if event["release"] else ""
+    return f"{event['subject']}{about}: {event['from'] or '-'} → {event['to']}: {event['reason']}"

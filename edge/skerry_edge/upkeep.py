@@ -1,4 +1,4 @@
-"""What the agent does about once a second for itself and its board: looks at the model, at the heat, at the memory,
+"""What the agent does about once a second for itself and its board: looks at the models, at the heat, at the memory,
 and gives back what loading a model took.
 
 Decides by ``protect``; acts through the worker (a complaint, golden inputs once more, no crash after all) and through
@@ -23,7 +23,7 @@ LOOK_S = 5.0  # between looks at the board: heat takes longer than that to build
 class Updates(Protocol):
     """Who can put another model in its place; see ``update.worker``."""
 
-    def complain(self, release: int, reason: str) -> None: ...  # noqa: D102
+    def complain(self, workload: str, release: int, reason: str) -> None: ...  # noqa: D102
     def recheck(self) -> None: ...  # noqa: D102
     def settle(self) -> None: ...  # noqa: D102
 
@@ -39,7 +39,7 @@ class Due:
 
 
 class Upkeep:
-    """One agent's. ``watch`` and ``tick`` are called one at a time."""
+    """One agent's. ``tick`` is called by one thread at a time, the rest by any."""
 
     def __init__(
         self, settings: Protect, thermal: Thermal, updates: Updates, relieve: Callable[[Strain, str], None],
@@ -48,24 +48,29 @@ class Upkeep:
         """``relieve`` hears of each change of strain and why; ``timer`` gives seconds and is never set."""
         self._settings, self._thermal, self._updates = settings, thermal, updates
         self._relieve, self._timer = relieve, timer
-        self._strain, self._watched = Strain.NONE, (0, Guard(1, settings))
+        self._strain, self._watched = Strain.NONE, dict[str, tuple[int, Guard]]()
         now = timer()
         self._due = Due(now, now + settings.golden_s, now + settings.stable_s, now + TIDY_S)
 
-    def watch(self, release: int, guard: Guard) -> None:
+    def watch(self, workload: str, release: int, guard: Guard) -> None:
         """From now on this release serves, seen by this guard."""
-        self._watched = release, guard
+        self.forget(workload)
+        self._watched[workload] = release, guard  # at the end: the youngest
         self._due.tidy = self._timer() + TIDY_S
+
+    def forget(self, workload: str) -> None:
+        """Nothing of this workload serves any more."""
+        self._watched.pop(workload, None)
 
     def tick(self) -> None:
         """Do what is due."""
         now, due = self._timer(), self._due
-        release, guard = self._watched
-        if complaint := guard.look():
-            self._updates.complain(release, complaint)
+        for workload, (release, guard) in list(self._watched.items()):
+            if complaint := guard.look():
+                self._updates.complain(workload, release, complaint)
         if now >= due.look:
             due.look = now + LOOK_S
-            self._look_at_board(release)
+            self._look_at_board()
         if now >= due.golden:
             due.golden = now + self._settings.golden_s
             self._updates.recheck()
@@ -76,12 +81,13 @@ class Upkeep:
             due.tidy = now + TIDY_AGAIN_S
             memory.give_back()
 
-    def _look_at_board(self, release: int) -> None:
+    def _look_at_board(self) -> None:
         now, share = board.condition(self._thermal.zones), self._memory_share()
-        if share > 1:
-            budget = self._settings.memory_mb
+        watched = list(self._watched.items())
+        if share > 1 and watched:
+            budget, (workload, (release, _)) = self._settings.memory_mb, watched[-1]  # the youngest is suspected first
             self._updates.complain(
-                release, f"the agent takes {share * budget:.0f} MB of memory, allowed are {budget} MB"
+                workload, release, f"the agent takes {share * budget:.0f} MB of memory, allowed are {budget} MB"
             )
         after = strain(Load(now.hottest_c, now.throttled, share), self._thermal, self._strain)
         if after is not self._strain:

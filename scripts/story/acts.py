@@ -60,7 +60,7 @@ def learn(story: Telling) -> None:
         for variant in done["variants"]:
             size, right = f"{variant['model_bytes'] / 1024:.0f} KB", f"{variant['accuracy']:.2%} right"
             lost = f"{variant['drop']:+.2f} points lost of {budget} allowed"
-            fact = f"{variant['precision']}: {size}, {right}, {lost}, {variant['latency_ms']:.2f} ms"
+            fact = f"{variant['kind']['precision']}: {size}, {right}, {lost}, {variant['latency_ms']:.2f} ms"
             show.check(variant["drop"] <= budget, fact)
 
 
@@ -185,7 +185,7 @@ def defend(story: Telling) -> None:
         number = _publish_again(story, "a stranger signs")
         with sabotage.strangers_signature(folder / "repository", story.workload):
             _expect_halt(story, number, "refused", "signed", "a stranger's signature")
-        running = {device["release"] for device in story.cloud.get("/devices")}
+        running = {model["release"] for device in story.cloud.get("/devices") for model in device["runs"]}
         story.show.check(running == {2}, "every device still runs release 2")
 
 

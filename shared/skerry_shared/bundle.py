@@ -2,6 +2,7 @@
 
     manifest.json        protobuf JSON of a Manifest
     <model_file>         the model, as named in the manifest
+    <more files>         that the model's runtime may use, such as TensorRT's calibration.cache
     golden/in/NAME.npy   known inputs, one file a tensor
     golden/out/NAME.npy  what the model must answer to them, within the manifest's tolerance
 
@@ -55,11 +56,11 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def pack(manifest: Manifest, model: bytes, golden: Golden) -> bytes:
-    """The bundle's bytes."""
+def pack(manifest: Manifest, model: bytes, golden: Golden, extras: Mapping[str, bytes] | None = None) -> bytes:
+    """The bundle's bytes. ``extras``: more files beside the model, by name."""
     import tarfile
 
-    members = {MANIFEST: wire.to_json(manifest).encode(), manifest.model_file: model}
+    members = {MANIFEST: wire.to_json(manifest).encode(), manifest.model_file: model, **dict(extras or {})}
     members |= {f"golden/in/{name}.npy": _npy(array) for name, array in sorted(golden.inputs.items())}
     members |= {f"golden/out/{name}.npy": _npy(array) for name, array in sorted(golden.outputs.items())}
     buffer = io.BytesIO()

@@ -25,10 +25,17 @@ def require(golden: Golden) -> None:
 
 
 def difference(name: str, found: NDArray[np.generic] | None, right: NDArray[np.generic]) -> float:
-    """The largest absolute difference; infinite where only one is NaN. Raises ModelError on another shape."""
+    """The largest that two values are ``apart``. Raises ModelError on another shape."""
     if found is None or found.shape != right.shape:
         shape = "nothing" if found is None else f"shape {found.shape}"
         raise ModelError(f"golden check: output {name!r} is {shape}, expected shape {right.shape}")
+    return float(apart(found, right).max(initial=0.0))
+
+
+def apart(found: NDArray[np.generic], right: NDArray[np.generic]) -> NDArray[np.float64]:
+    """How far each value is from the right one: absolutely up to 1, relatively beyond; infinite if only one is NaN."""
     a, b = found.astype(np.float64), right.astype(np.float64)
-    apart = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))
-    return float(np.nan_to_num(apart, nan=np.inf, posinf=np.inf).max(initial=0.0))
+    with np.errstate(invalid="ignore"):  # infinities
+        difference = np.abs(a - b) / np.maximum(1.0, np.abs(b))
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    return np.nan_to_num(np.where(same, 0.0, difference), nan=np.inf, posinf=np.inf)

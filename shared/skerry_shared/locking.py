@@ -1,8 +1,12 @@
-"""One process a folder: two would tear each other's state. The kernel lets go of the lock when the process ends."""
+"""One process a folder: two would tear each other's state. The kernel lets go of the lock when the process ends.
+
+And turns between threads.
+"""
 
 import contextlib
 import fcntl
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from skerry_shared.errors import StateError
@@ -29,3 +33,14 @@ def is_locked(file: Path) -> bool:
     except BlockingIOError:
         return True
     return False
+
+
+@contextlib.contextmanager
+def turn(lock: threading.Lock, every_s: float, waiting: Callable[[], None]) -> Iterator[None]:
+    """Hold ``lock``; ``waiting`` is called every so many seconds until it can be had."""
+    while not lock.acquire(timeout=every_s):
+        waiting()
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,7 +1,8 @@
 """What both ends of a link over MQTT mean: topics and TLS. See docs/wire.md.
 
 A topic is ``skerry/v1/<fleet>/<device>/<leaf>``. Leaves ``up`` and ``status`` are the device's to write, ``ack`` and
-``desired`` the cloud's. ``status`` (``ONLINE`` or, as the last will, ``OFFLINE``) and ``desired`` are retained.
+``desired/<workload>`` the cloud's. ``status`` (``ONLINE`` or, as the last will, ``OFFLINE``) and ``desired/…`` are
+retained.
 """
 
 import ssl
@@ -11,6 +12,7 @@ from skerry_shared.ports.carrier import TlsFiles
 
 CLOUD = "cloud"  # the cloud's name as a client of the broker: no device may be called so
 ONLINE, OFFLINE = b"online", b"offline"
+DESIRED = "desired/+"  # the leaves with a device's newest assignment of each workload
 
 
 def topic(fleet: str, device: str, leaf: str) -> str:

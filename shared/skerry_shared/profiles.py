@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 
 from skerry_shared.config import load_toml
 from skerry_shared.errors import NotFoundError, UnfitError
-from skerry_shared.release import Target
+from skerry_shared.release import Kind, Target
 
 FOLDER = Path(sysconfig.get_path("data")) / "share/skerry/devices"
 AUTO = "auto"  # in place of a name: the device shall find out
@@ -71,6 +71,11 @@ class Profile:
     def target(self, name: str) -> Target:
         """What a bundle for this profile demands of its device."""
         return Target(name, self.arch, self.runtime, self.precision, self.memory_mb << 20)
+
+    @property
+    def kind(self) -> Kind:
+        """What is built for it."""
+        return Kind(self.runtime, self.precision, self.arch)
 
     @property
     def pci(self) -> frozenset[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from skerry_shared.errors import UnfitError
 
-MODES = ("", "serve", "shadow")  # of an assignment; the empty one, of an older director, means "serve"
+MODES = ("", "serve", "shadow", "drop")  # of an assignment; the empty one, of an older director, means "serve"
 ANY = -1  # a free dimension of a tensor: the batch
 
 
@@ -20,6 +20,20 @@ class TensorSpec:
     shape: tuple[int, ...]
 
 
+@dataclass(frozen=True, order=True)
+class Kind:
+    """What a model is made for: devices that differ in none of these share a variant."""
+
+    runtime: str
+    precision: str
+    arch: str
+
+    @property
+    def name(self) -> str:
+        """As in ``onnxruntime-int8-x86_64``."""
+        return f"{self.runtime}-{self.precision}-{self.arch}"
+
+
 @dataclass(frozen=True)
 class Target:
     """What a device must be for a bundle to be installed on it."""
@@ -29,6 +43,11 @@ class Target:
     runtime: str
     precision: str
     memory_bytes: int = 0
+
+    @property
+    def kind(self) -> Kind:
+        """What kind of device that is."""
+        return Kind(self.runtime, self.precision, self.arch)
 
     def check(self, arch: str, runtimes: tuple[str, ...], memory_bytes: int) -> None:
         """Raises UnfitError, naming what does not fit, unless a device of these properties can run the bundle."""
@@ -100,7 +119,10 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Assignment:
-    """The director's word on which bundle one device runs. Times in Unix seconds."""
+    """The director's word on which bundle of one workload one device runs. Times in Unix seconds.
+
+    One that drops the workload names no bundle: release 0, no path, an empty target.
+    """
 
     fleet: str
     device: str
@@ -120,6 +142,11 @@ class Assignment:
     def shadow(self) -> bool:
         """Is the bundle to answer beside what serves, and never in its place?"""
         return self.mode == "shadow"
+
+    @property
+    def drop(self) -> bool:
+        """Is the workload to be taken off the device?"""
+        return self.mode == "drop"
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from skerry_shared.release import Channel
 
-BINS = 16  # per channel, at the reference's quantiles; see docs/decisions/0005-drift-tests.md
+BINS = 16  # per channel, at the reference's quantiles; see docs/decisions/0008-drift-tests.md
 REPEATS = 0.01  # share of the reference that may repeat the value before, where a repeated value means something
 CLASS, CONFIDENCE = ANSWERS = ("predicted class", "confidence")  # the channels that are not about inputs
 

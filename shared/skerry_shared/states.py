@@ -11,7 +11,7 @@ from skerry_shared.errors import StateError
 
 
 class Update(str, Enum):
-    """A device taking in one assignment."""
+    """A device taking in one assignment of one workload."""
 
     ASSIGNED = "assigned"  # the director's signature, counter and expiry hold
     FETCHING = "fetching"  # fits this device; metadata and bundle are being fetched and verified
@@ -23,6 +23,7 @@ class Update(str, Enum):
     REFUSED = "refused"  # never served
     UNDONE = "undone"  # served, then the predecessor was put back
     REPLACED = "replaced"  # a newer assignment came before this one was decided
+    DROPPED = "dropped"  # the workload was taken off the device
 
 
 class UpdateEvent(str, Enum):
@@ -38,11 +39,13 @@ class UpdateEvent(str, Enum):
     DISPROVEN = "disproven"
     REGRESSED = "regressed"  # was healthy, then crashed, failed golden inputs or left its bounds
     SUPERSEDED = "superseded"
+    REMOVED = "removed"  # the assignment said to take the workload off
 
 
 UPDATE: dict[Update, dict[UpdateEvent, Update]] = {
     Update.ASSIGNED: {
         UpdateEvent.FIT: Update.FETCHING,
+        UpdateEvent.REMOVED: Update.DROPPED,
         UpdateEvent.REJECTED: Update.REFUSED,
         UpdateEvent.SUPERSEDED: Update.REPLACED,
     },

@@ -15,7 +15,7 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-Table = Literal["windows", "samples", "labels", "events", "shadow"]
+Table = Literal["windows", "samples", "labels", "events", "shadow", "load"]
 ColumnType = Literal["string", "int64", "float64", "binary", "list<int64>"]
 
 TABLES: dict[str, dict[str, ColumnType]] = {
@@ -69,6 +69,18 @@ TABLES: dict[str, dict[str, ColumnType]] = {
         "champion_p99_ms": "float64",
         "candidate_p50_ms": "float64",
         "candidate_p99_ms": "float64",
+    },
+    # one row per model and window of time in which not every request could run at once; of servers without a workload
+    "load": {
+        "workload": "string",
+        "release": "int64",
+        "start": "float64",  # Unix seconds
+        "end": "float64",
+        "waited": "int64",  # requests that had to wait
+        "shared": "int64",  # … and then ran as part of another's batch
+        "shed": "int64",  # … that were refused at once, for too many waited
+        "expired": "int64",  # … whose deadline passed before they began
+        "refused": "int64",  # connections beyond the limit; no model is known of these
     },
 }
 

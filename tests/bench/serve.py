@@ -227,7 +227,7 @@ def _swap(served: Device, gateway: Gateway, release: int, last: Sequence[int]) -
     gateway.assign(assignment)
     _until(lambda: last[-1] == release)
     end = time.monotonic() + 0.5
-    _until(lambda: StateFile(served.folders.update).load().state is Update.HEALTHY)
+    _until(lambda: StateFile(served.workload.update).load().state is Update.HEALTHY)
     time.sleep(max(0.0, end - time.monotonic()))
     return before, start, end
 

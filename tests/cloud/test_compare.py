@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from skerry_cloud.evaluate.compare import Answered, Gate, answered, compare, loss_bound, p_better
+from skerry_cloud.evaluate.compare import Gate, compare
+from skerry_cloud.paired import Answered, answered, loss_bound, p_better
 from skerry_shared.errors import InputError
 
 GATE = Gate(max_loss=1.0)

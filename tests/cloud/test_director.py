@@ -8,9 +8,9 @@ from sqlalchemy import select
 
 from skerry_cloud.fleet.director import Director, Order
 from skerry_cloud.keys import Keys
-from skerry_cloud.store import Assignment, Bundle, Dataset, Device, Event, Release, Rollout, Run, Store
+from skerry_cloud.store import Assignment, Bundle, Dataset, Device, Event, Installed, Release, Rollout, Run, Store
 from skerry_shared import release, signing, wire
-from skerry_shared.errors import StateError, UsageError
+from skerry_shared.errors import NotFoundError, StateError, UsageError
 from skerry_shared.release import Lineage, Manifest, Measured, Signed, Target
 from skerry_shared.states import Update
 
@@ -24,12 +24,13 @@ def manifest(number: int) -> Manifest:
     return Manifest("w", number, "o", ("a", "b"), (), (), TARGET, measured, lineage, (), 0.1, "m")
 
 
-async def publish(store: Store, number: int) -> None:
+async def publish(store: Store, number: int, workload: str = "w") -> None:
     async with store.begin() as session:
-        session.add(Release(workload="w", number=number, run=1, owner="o", created=NOW))
+        session.add(Release(workload=workload, number=number, run=1, owner="o", created=NOW))
         await session.flush()
-        session.add(Bundle(workload="w", release=number, profile="generic-x86-64", path=f"w/{number}/g.bundle",
-                           sha256=f"{number}", length=9, manifest=wire.to_json(manifest(number))))  # fmt: skip
+        path, document = f"{workload}/{number}/g.bundle", wire.to_json(manifest(number))
+        session.add(Bundle(workload=workload, release=number, profile="generic-x86-64", path=path,
+                           sha256=f"{number}", length=9, manifest=document))  # fmt: skip
 
 
 class Fleet:
@@ -45,10 +46,12 @@ class Fleet:
         async with self.store.begin() as session:
             for number in range(3):
                 session.add(Device(name=f"edge-{number}", profile="generic-x86-64", state="enrolled"))
-            session.add(Dataset(workload="w", number=1, parent=0, created=NOW, sha256="", rows=1, sources={}))
-            session.add(Run(workload="w", dataset=1, parent=0, code="", state="compressed", created=NOW))
-        await publish(self.store, 1)
-        await publish(self.store, 2)
+            for workload in ("w", "v"):
+                session.add(Dataset(workload=workload, number=1, parent=0, created=NOW, sha256="", rows=1, sources={}))
+                session.add(Run(workload=workload, dataset=1, parent=0, code="", state="compressed", created=NOW))
+        for number in (1, 2):
+            await publish(self.store, number)
+            await publish(self.store, number, "v")
         return self
 
     async def _send(self, device: str, data: bytes) -> None:
@@ -56,13 +59,22 @@ class Fleet:
 
     async def say(self, device: str, state: Update, reason: str = "", origin: str = "") -> None:
         told = self.sent[device]
-        row = {"time": NOW, "subject": "update", "from": "", "to": state.value, "reason": reason, "workload": "w",
-               "release": told.release, "rollout": told.rollout}  # fmt: skip
+        row = {"time": NOW, "subject": "update", "from": "", "to": state.value, "reason": reason,
+               "workload": told.workload, "release": told.release, "rollout": told.rollout}  # fmt: skip
         await self.director.report(device, row, origin or str(next(origins)))
 
-    async def roll_out(self, number: int) -> Rollout:
+    async def running(self, workload: str) -> dict[str, int]:
+        rows = await self.store.all(select(Installed).where(Installed.workload == workload))
+        return {row.device: row.release for row in rows}
+
+    async def desired(self, device: str) -> list[tuple[str, int]]:
+        signed = [wire.decode(Signed, one) for one in await self.director.desired(device)]
+        told = [wire.decode(release.Assignment, one.document) for one in signed]
+        return [(one.workload, one.release) for one in told]
+
+    async def roll_out(self, number: int, workload: str = "w", *devices: str) -> Rollout:
         """To the end: every device is healthy as soon as it is told."""
-        started = await self.director.start(Order("w", number, 1, 60), "test", NOW)
+        started = await self.director.start(Order(workload, number, 1, 60, devices), "test", NOW)
         for wave in started.waves:
             for device in wave:
                 await self.say(device, Update.HEALTHY)
@@ -93,7 +105,7 @@ def test_a_rollout_goes_canary_first_and_ends_done(with_store: Callable[[Any], N
             await fleet.say(device, Update.HEALTHY)
         await fleet.director.tick(NOW)
         assert (await fleet.store.get(Rollout, rollout.id)).state == "done"
-        assert {device.release for device in await fleet.store.all(select(Device))} == {1}
+        assert set((await fleet.running("w")).values()) == {1}
 
     tell(with_store, fleet_keys, story)
 
@@ -114,7 +126,7 @@ def test_a_failing_second_wave_gives_the_canary_back_what_it_ran(
         assert fleet.sent[canary].release == fleet.sent[third].release == 1  # given back
         assert fleet.sent[canary].counter == 3
         assert fleet.sent[second].release == 2  # it undid it itself: nothing more to tell it
-        assert (await fleet.store.get(Device, second)).release == 1
+        assert (await fleet.running("w"))[second] == 1
 
     tell(with_store, fleet_keys, story)
 
@@ -134,7 +146,7 @@ def test_a_shadow_is_through_when_it_has_reported_and_changes_what_no_device_run
                 await fleet.say(device, Update.SHADOWED, "agrees on 190 of 200")
             await fleet.director.tick(NOW)
         assert (await fleet.store.get(Rollout, rollout.id)).state == "done"
-        assert {device.release for device in await fleet.store.all(select(Device))} == {1}
+        assert set((await fleet.running("w")).values()) == {1}
         assert (await fleet.director.start(Order("w", 2, 1, 60), "test", NOW)).mode == "serve"
 
     tell(with_store, fleet_keys, story)
@@ -164,9 +176,7 @@ def test_a_device_that_goes_back_after_it_was_healthy_is_seen_and_does_not_reviv
         rollout = await fleet.roll_out(2)
         await fleet.say("edge-1", Update.UNDONE, "too slow")
         await fleet.director.tick(NOW)
-        assert {device.name: device.release for device in await fleet.store.all(select(Device))} == {
-            "edge-0": 2, "edge-1": 1, "edge-2": 2,
-        }  # fmt: skip
+        assert await fleet.running("w") == {"edge-0": 2, "edge-1": 1, "edge-2": 2}
         (told,) = await fleet.store.all(select(Event).where(Event.after == "undone"))
         assert (told.name, told.reason) == ("edge-1 w/2", "too slow")
         assert (await fleet.store.get(Rollout, rollout.id)).state == "done"
@@ -208,13 +218,11 @@ def test_a_report_counts_once_and_a_refused_start_changes_nothing(
 
 def test_a_device_that_was_away_gets_its_newest_assignment(with_store: Callable[[Any], None], fleet_keys: Keys) -> None:
     async def story(fleet: Fleet) -> None:
-        assert await fleet.director.desired("edge-0") is None
+        assert await fleet.director.desired("edge-0") == []
         await fleet.roll_out(1)
+        await fleet.roll_out(1, "v")
         await fleet.roll_out(2)
-        desired = await fleet.director.desired("edge-0")
-        assert desired
-        signed = wire.decode(Signed, desired)
-        assert wire.decode(release.Assignment, signed.document).release == 2
+        assert await fleet.desired("edge-0") == [("v", 1), ("w", 2)]
 
     tell(with_store, fleet_keys, story)
 
@@ -287,5 +295,67 @@ def test_a_device_cannot_speak_of_what_is_not_its_own(with_store: Callable[[Any]
         forged = lake_row(fleet, canary, Update.HEALTHY, 1) | {"subject": "rollout", "to": "done"}
         await fleet.director.report(canary, forged, "forged")
         assert len(await fleet.store.all(select(Event))) == before
+
+    tell(with_store, fleet_keys, story)
+
+
+def test_rollouts_of_two_workloads_do_not_disturb_each_other(
+    with_store: Callable[[Any], None], fleet_keys: Keys
+) -> None:
+    async def story(fleet: Fleet) -> None:
+        await fleet.roll_out(1)
+        one = await fleet.director.start(Order("w", 2, 3, 60), "test", NOW)
+        told = dict(fleet.sent)
+        other = await fleet.director.start(Order("v", 1, 3, 60), "test", NOW)
+        for device in other.waves[0]:
+            await fleet.say(device, Update.HEALTHY)
+        fleet.sent.update(told)
+        await fleet.say("edge-0", Update.UNDONE, "disagrees")
+        await fleet.director.tick(NOW)
+        assert (await fleet.store.get(Rollout, one.id)).state == "halted"
+        assert (await fleet.store.get(Rollout, other.id)).state == "done"
+        assert set((await fleet.running("v")).values()) == {1}
+        assert [workload for workload, _ in await fleet.desired("edge-1")] == ["v", "w"]
+        assert fleet.sent["edge-1"].counter == 4  # it rises over both
+
+    tell(with_store, fleet_keys, story)
+
+
+def test_a_workload_is_taken_off_a_device_and_stays_off_until_the_device_is_named(
+    with_store: Callable[[Any], None], fleet_keys: Keys
+) -> None:
+    async def story(fleet: Fleet) -> None:
+        await fleet.roll_out(1)
+        await fleet.roll_out(1, "v")
+        await fleet.director.drop("edge-1", "w", "operator", "not needed", NOW)
+        told = fleet.sent["edge-1"]
+        assert (told.mode, told.workload, told.release, told.counter) == ("drop", "w", 0, 3)
+        assert told.expires > NOW + 1000 * 86400  # it may be away for long
+        await fleet.say("edge-1", Update.DROPPED)
+        assert await fleet.running("w") == {"edge-0": 1, "edge-2": 1}
+        assert "edge-1" in await fleet.running("v")
+        assert await fleet.director.having("w") == ("edge-0", "edge-2")
+        with pytest.raises(StateError, match="already; it is dropped"):
+            await fleet.director.drop("edge-1", "w", "operator", "", NOW)
+        (event,) = await fleet.store.all(select(Event).where(Event.kind == "device"))
+        assert (event.name, event.before, event.after) == ("edge-1", "w/1", "to drop w")
+        await fleet.roll_out(2)
+        assert await fleet.running("w") == {"edge-0": 2, "edge-2": 2}
+        await fleet.director.start(Order("w", 2, 1, 60, ("edge-1",)), "test", NOW)
+        await fleet.say("edge-1", Update.PROVING)
+        assert (await fleet.running("w"))["edge-1"] == 2
+        await fleet.say("edge-1", Update.UNDONE, "wrong")
+        assert "edge-1" not in await fleet.running("w")  # what ran before the drop is not there to go back to
+
+    tell(with_store, fleet_keys, story)
+
+
+def test_what_cannot_be_dropped(with_store: Callable[[Any], None], fleet_keys: Keys) -> None:
+    async def story(fleet: Fleet) -> None:
+        with pytest.raises(NotFoundError, match="device edge-0: has no w"):
+            await fleet.director.drop("edge-0", "w", "operator", "", NOW)
+        rollout = await fleet.director.start(Order("w", 1, 1, 60), "test", NOW)
+        with pytest.raises(StateError, match=f"rollout {rollout.id} of w is still running; halt it first"):
+            await fleet.director.drop(rollout.waves[0][0], "w", "operator", "", NOW)
 
     tell(with_store, fleet_keys, story)

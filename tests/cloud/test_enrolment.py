@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from sqlalchemy import select
 
 from skerry_cloud.fleet.enrolment import Addresses, Enrolment, Renewal, Request
 from skerry_cloud.keys import Keys
-from skerry_cloud.store import Device, Store
+from skerry_cloud.store import Device, Installed, Store
 from skerry_shared import identity
 from skerry_shared.errors import NotFoundError, StateError, TrustError, UsageError
 from skerry_shared.identity import Token
@@ -89,6 +90,22 @@ def test_a_revoked_device_is_not_permitted_until_it_enrols_anew(
         again = await enrolment.announce("edge-1", "generic-x86-64", HOUR, NOW)
         await enrolment.enroll(request(again), NOW)
         assert await enrolment.permitted("edge-1")
+
+    tell(with_store, fleet_keys, story)
+
+
+def test_a_device_that_enrols_anew_begins_empty_and_its_counter_goes_on(
+    with_store: Callable[[Any], None], fleet_keys: Keys
+) -> None:
+    async def story(store: Store, enrolment: Enrolment, token: str) -> None:
+        await enrolment.enroll(request(token), NOW)
+        async with store.begin() as session:
+            (await session.get_one(Device, "edge-1")).counter = 7
+            session.add(Installed(device="edge-1", workload="w", release=2))
+        await enrolment.revoke("edge-1", NOW)
+        await enrolment.announce("edge-1", "generic-x86-64", HOUR, NOW)
+        assert (await store.get(Device, "edge-1")).counter == 7  # no two assignments of a device have the same
+        assert await store.all(select(Installed)) == []
 
     tell(with_store, fleet_keys, story)
 

@@ -65,6 +65,15 @@ ROWS: dict[str, dict[str, list[Any]]] = {  # one good row a table
         "time": [0.0], "subject": ["update"], "from": ["x"], "to": ["x"], "reason": ["x"], "workload": ["w"],
         "release": [1], "rollout": [1],
     },
+    "load": {
+        "workload": ["w"], "release": [1], "start": [1.0], "end": [2.0], "waited": [3], "shared": [1], "shed": [1],
+        "expired": [0], "refused": [0],
+    },
+    "shadow": {
+        "workload": ["w"], "release": [2], "champion": [1], "rollout": [1], "start": [1.0], "end": [2.0],
+        "compared": [9], "agreed": [8], "failed": [1], "shift": [0.1], "agreement_low": [0.5], "agreement_high": [1.0],
+        "champion_p50_ms": [0.1], "champion_p99_ms": [0.2], "candidate_p50_ms": [0.1], "candidate_p99_ms": [0.2],
+    },
 }  # fmt: skip
 
 
@@ -313,6 +322,9 @@ def test_a_good_row_is_taken_as_it_is(table: str) -> None:
         *(("samples.probability", value) for value in (math.nan, math.inf, -0.1, 0.0, 1.1)),
         ("windows.end", 0.5),
         ("windows.counts", [-1]), ("windows.counts", [1 << 62]), ("windows.counts", [0] * (batches.BINS + 1)),
+        *((f"load.{name}", value) for name in ("waited", "shed", "refused") for value in (-1, 1 << 41)),
+        ("load.end", 0.5), ("shadow.end", 0.5), ("shadow.champion", -1), ("shadow.agreed", -1),
+        *((f"shadow.{name}", value) for name in ("shift", "agreement_low") for value in (math.nan, -0.1, 1.1)),
         ("windows.release", -1), ("samples.release", -1), ("events.release", -1), ("events.rollout", -1),
         *((column, "x" * (batches.TEXT + 1)) for column in ("windows.channel", "samples.prediction_id", "events.to")),
         ("events.reason", "x" * (batches.LONG_TEXT + 1)),
@@ -381,7 +393,7 @@ def nonsense(draw: st.DrawFn) -> tuple[str, bytes]:
     return table, pack(bytes(stream))
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=1500)
 @given(nonsense())
 def test_reading_ends_in_rows_or_in_an_input_error(given: tuple[str, bytes]) -> None:
     table, payload = given
@@ -389,7 +401,7 @@ def test_reading_ends_in_rows_or_in_an_input_error(given: tuple[str, bytes]) -> 
         read(table, payload).validate(full=True)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.lists(nonsense(), min_size=50, max_size=150))
 def test_ingest_goes_on_after_whatever_a_device_seals(given: list[tuple[str, bytes]]) -> None:
     async def run(folder: Path) -> None:
@@ -408,7 +420,7 @@ def test_ingest_goes_on_after_whatever_a_device_seals(given: list[tuple[str, byt
         asyncio.run(run(Path(folder)))
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(st.lists(st.binary(max_size=200), max_size=100), st.binary(max_size=40), st.integers(0, 2**64 - 1))
 def test_ingest_goes_on_after_whatever_a_device_sends(ups: list[bytes], session: bytes, counter: int) -> None:
     async def run(folder: Path) -> None:

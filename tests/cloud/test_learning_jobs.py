@@ -14,24 +14,29 @@ import torch
 
 from skerry_cloud import datasets, launch, runs, workloads
 from skerry_cloud.adapters.onnx_model import OnnxModel
+from skerry_cloud.compress import graphs
+from skerry_cloud.compress.golden import FLOOR
 from skerry_cloud.compress.job import kinds_of
 from skerry_cloud.compress.job import work as compress
 from skerry_cloud.compress.measure import BASELINE_MIN
-from skerry_cloud.compress.quantise import network_nodes, quantise
+from skerry_cloud.compress.passes.static import QUANTISED
 from skerry_cloud.datasets import REFERENCE, TEST
 from skerry_cloud.evaluate.compare import Verdict
 from skerry_cloud.evaluate.job import work as compare
 from skerry_cloud.job import Progress
 from skerry_cloud.release.package import package
-from skerry_cloud.specs import CompareSpec, CompressSpec, TrainSpec
+from skerry_cloud.specs import CompareSpec, CompressSpec, TrainSpec, Wanted
 from skerry_cloud.train.job import work as train
 from skerry_cloud.workloads import Examples
 from skerry_shared import bundle, profiles, sketch
 from skerry_shared.errors import ConfigError, GateError, ModelError, NotFoundError
-from skerry_shared.release import Lineage
+from skerry_shared.release import Kind, Lineage
 
 HERE = Path(__file__).parent
 PROFILES = ("generic-x86-64", "generic-arm64", "industrial-pc")
+INT8_PC = Kind("onnxruntime", "int8", "x86_64")
+INT8_ARM = Kind("onnxruntime", "int8", "aarch64")
+FLOAT_PC = Kind("onnxruntime", "float32", "x86_64")
 LINEAGE = Lineage(1, "aa", 1, "abc123")
 
 
@@ -51,7 +56,7 @@ class Story:
 
     def compress(self, **changes: Any) -> CompressSpec:
         train = self.train()
-        spec = CompressSpec(train.workload, train.folder, train.datasets, train.dataset, train.run, PROFILES)
+        spec = CompressSpec(train.workload, train.folder, train.datasets, train.dataset, train.run, Wanted(PROFILES))
         return replace(spec, **changes)
 
 
@@ -69,9 +74,10 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
 
 def test_progress_comes_in_order(story: Story) -> None:
     stages = list(dict.fromkeys(progress.stage for progress in story.said))
-    assert stages == ["data", "train", "export", "evaluate", "compress"]
+    kinds = [f"{kind.name} rung 1" for kind in (FLOAT_PC, INT8_ARM, INT8_PC)]
+    assert stages == ["data", "train", "export", "evaluate", *kinds]
     assert all(0 <= progress.done <= progress.total for progress in story.said)
-    assert story.said[-1].done == story.said[-1].total == 3
+    assert story.said[-1].done == story.said[-1].total == 1
 
 
 def test_metrics_are_of_held_out_rows(story: Story) -> None:
@@ -97,15 +103,15 @@ def test_the_export_takes_raw_input_of_any_batch_and_tells_no_tales(story: Story
 
 def test_there_is_one_variant_for_each_kind_of_device(story: Story) -> None:
     found = sorted(path.name for path in (story.run / "variants").iterdir())
-    assert found == ["float32-x86_64", "int8-aarch64", "int8-x86_64"]
-    assert kinds_of(("generic-x86-64", "generic-x86-64")) == [("int8", "x86_64")]
+    assert found == [FLOAT_PC.name, INT8_ARM.name, INT8_PC.name]
+    assert kinds_of(("generic-x86-64", "generic-x86-64")) == {INT8_PC: ["generic-x86-64"]}
     with pytest.raises(ConfigError, match="name at least one"):
         kinds_of(())
 
 
 @pytest.mark.parametrize(("arch", "zero_points"), [("x86_64", "uint8"), ("aarch64", "int8")])
 def test_int8_is_made_for_its_architecture(story: Story, arch: str, zero_points: str) -> None:
-    graph = onnx.load(runs.variant(story.run, "int8", arch).model).graph
+    graph = onnx.load(runs.variant(story.run, replace(INT8_PC, arch=arch)).model).graph
     constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
     activations = [constants[node.input[2]] for node in graph.node if node.op_type == "QuantizeLinear"]
     assert {zero_point.dtype for zero_point in activations} == {np.dtype(zero_points)}
@@ -117,8 +123,8 @@ def test_int8_is_made_for_its_architecture(story: Story, arch: str, zero_points:
 def test_the_monitors_are_not_quantised(story: Story) -> None:
     inputs = np.random.default_rng(0).integers(0, 255, (50, 4, 4), dtype=np.uint8)
     exact = OnnxModel(story.run / runs.MODEL).run(inputs).monitors
-    assert np.array_equal(OnnxModel(runs.variant(story.run, "int8", "x86_64").model).run(inputs).monitors, exact)
-    nodes = network_nodes(onnx.load(story.run / runs.MODEL).graph)
+    assert np.array_equal(OnnxModel(runs.variant(story.run, INT8_PC).model).run(inputs).monitors, exact)
+    nodes = graphs.names(onnx.load(story.run / runs.MODEL).graph, QUANTISED)
     assert len(nodes) == 3  # Conv, Relu, Gemm, and neither pre-processing nor monitors
 
 
@@ -131,26 +137,26 @@ def test_a_monitor_that_needs_weights_of_its_own_stays_float() -> None:
             [size] monitors = Relu (edges)
         }
     """)
-    assert network_nodes(graph) == ["network", "rectifier"]
+    assert graphs.names(graph, QUANTISED) == ["network", "rectifier"]
 
 
 def test_a_report_holds_what_the_device_needs(story: Story) -> None:
     tiny = workloads.load("tiny.py:Tiny", HERE)
-    for precision, arch in kinds_of(PROFILES):
-        variant = runs.variant(story.run, precision, arch)
+    for kind in kinds_of(PROFILES):
+        variant = runs.variant(story.run, kind)
         report = variant.report()
         assert report.model_bytes == variant.model.stat().st_size
         assert report.drop <= tiny.max_drop
-        assert report.tolerance == {"int8": 0.05, "float32": 1e-3}[precision]
+        assert report.tolerance == FLOOR
         assert tuple(channel.name for channel in report.baseline) == sketch.channel_names(tiny.monitors)
         assert {sum(channel.counts) for channel in report.baseline} == {BASELINE_MIN}
         golden = OnnxModel(variant.model).run(np.load(variant.golden("in") / "picture.npy"))
         assert np.array_equal(golden.scores, np.load(variant.golden("out") / "scores.npy"))
-    assert runs.variant(story.run, "float32", "x86_64").report().parity == 0
+    assert runs.variant(story.run, FLOAT_PC).report().parity == 0
 
 
 def test_golden_inputs_are_held_out(story: Story) -> None:
-    golden = np.load(runs.variant(story.run, "int8", "x86_64").golden("in") / "picture.npy")
+    golden = np.load(runs.variant(story.run, INT8_PC).golden("in") / "picture.npy")
     test = datasets.open_version(story.folder / "data", 1).read().of(TEST)
     held_out = {picture.tobytes() for picture in test.examples.inputs}
     assert len(golden) == 32
@@ -181,10 +187,10 @@ def test_what_was_not_made_or_does_not_fit_is_not_packaged(story: Story) -> None
 
 def test_a_variant_that_loses_too_much_is_stopped_with_the_figures(story: Story, tmp_path: Path) -> None:
     run = _copy_of_model(story, tmp_path)
-    with pytest.raises(GateError, match=r"accuracy .* below float32's .* at most -101\.00 are allowed"):
-        compress(story.compress(run=run, max_drop=-101.0), _ignore)
+    with pytest.raises(GateError, match=r"\+0\.00 points, .* on 40 rows; allowed -101; .*\(Conv\)"):
+        compress(story.compress(run=run, wanted=Wanted(("generic-x86-64",), -101.0)), _ignore)
     with pytest.raises(NotFoundError, match="no report"):
-        runs.variant(run, "float32", "x86_64").report()
+        runs.variant(run, INT8_PC).report()
 
 
 def test_retraining_mends_what_drifted_and_the_comparison_sees_it(story: Story, tmp_path: Path) -> None:
@@ -197,7 +203,7 @@ def test_retraining_mends_what_drifted_and_the_comparison_sees_it(story: Story, 
     metrics = runs.read(runs.Metrics, tmp_path / runs.METRICS)
     assert set(metrics.groups) == {"reference", "recent"}
     assert set(metrics.sources) == {"reference", "device:edge-1"}
-    compress(story.compress(**changes, profiles=("generic-x86-64",), max_drop=5.0), _ignore)
+    compress(story.compress(**changes, wanted=Wanted(("generic-x86-64",), 8.0)), _ignore)
     compare(
         CompareSpec(
             workload="tiny.py:Tiny",
@@ -206,13 +212,12 @@ def test_retraining_mends_what_drifted_and_the_comparison_sees_it(story: Story, 
             dataset=child.info.version,
             champion=story.run,
             candidate=tmp_path,
-            precision="int8",
-            arch="x86_64",
+            kind=INT8_PC,
             max_loss=20.0,  # 40 old examples cannot show less
         ),
         _ignore,
     )
-    report = runs.variant(tmp_path, "int8", "x86_64").report()
+    report = runs.variant(tmp_path, INT8_PC).report()
     assert set(report.references) == {"device:edge-1"}
     assert report.references["device:edge-1"][0].edges == report.baseline[0].edges
     verdict = runs.read(Verdict, tmp_path / runs.VERDICT)
@@ -225,7 +230,7 @@ def test_retraining_mends_what_drifted_and_the_comparison_sees_it(story: Story, 
     [
         ("train", {"dataset": 99}, "dataset: no version 99"),
         ("train", {"workload": "tiny.py:Huge"}, "workload 'tiny.py:Huge'"),
-        ("compress", {"profiles": ("toaster",)}, "profile: no 'toaster'; known: coral-dev-board"),
+        ("compress", {"wanted": Wanted(("toaster",))}, "profile: no 'toaster'; known: coral-dev-board"),
     ],
 )
 def test_a_job_that_cannot_be_done_says_why(
@@ -243,11 +248,6 @@ def test_a_parent_without_weights_or_with_other_ones_is_refused(story: Story, tm
     torch.save(torch.nn.Linear(3, 3).state_dict(), tmp_path / runs.WEIGHTS)
     with pytest.raises(ModelError, match=r"cannot start from the weights of (.|\n)*Missing key"):
         train(spec, _ignore)
-
-
-def test_int8_for_an_unknown_architecture_is_refused(story: Story, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no scheme for 'riscv64'; known: x86_64, aarch64"):
-        quantise(story.run / runs.MODEL, tmp_path / "model.onnx", "riscv64", np.zeros((4, 4, 4), np.uint8))
 
 
 def test_what_is_no_model_is_a_model_error(tmp_path: Path, story: Story) -> None:

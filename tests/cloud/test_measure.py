@@ -13,7 +13,6 @@ from skerry_cloud.compress.measure import (
     REFERENCE_MIN,
     baseline_rows,
     calibration_rows,
-    golden_rows,
     reference_rows,
     with_residuals,
 )
@@ -21,15 +20,6 @@ from skerry_cloud.datasets import REFERENCE
 from skerry_cloud.workloads import Workload, load
 from skerry_shared import sketch
 from skerry_shared.errors import ConfigError
-
-
-@given(st.lists(st.integers(0, 4), min_size=1, max_size=100))
-def test_golden_examples_cover_all_labels_alike(labels: list[int]) -> None:
-    rows = golden_rows(np.array(labels), 20)
-    assert len(set(rows.tolist())) == len(rows) == min(20, len(labels))
-    taken, there = Counter(labels[row] for row in rows), Counter(labels)
-    most = max(taken.values())
-    assert all(taken[label] == there[label] or taken[label] >= most - 1 for label in there)
 
 
 @given(st.integers(0, 50), st.integers(1, 500), st.integers(2, 64))

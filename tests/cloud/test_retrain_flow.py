@@ -9,7 +9,8 @@ from sqlalchemy import select
 
 from skerry_cloud.retrain.flow import Retrainer
 from skerry_cloud.retrain.policy import Policy
-from skerry_cloud.store import Alarm, Bundle, Dataset, Device, Event, Release, Run, Store
+from skerry_cloud.specs import Wanted
+from skerry_cloud.store import Alarm, Bundle, Dataset, Device, Event, Installed, Release, Run, Store
 from skerry_shared.errors import LinkError
 
 NOW = 1_800_000_000.0
@@ -55,8 +56,11 @@ class Steps:
         run.id = 9
         return run
 
-    async def compress(self, number: int, names: Sequence[str], max_drop: Any, actor: str, report: Any) -> None:
-        self.calls.append(("compress", number, list(names)))
+    async def compress(self, number: int, wanted: Wanted, actor: str, report: Any) -> None:
+        self.calls.append(("compress", number, wanted))
+
+    def recipes(self, number: int) -> tuple[str, ...]:
+        return (f"recipe of run {number}",)
 
     async def compare(self, champion: int, candidate: int, max_loss: float | None, report: Any) -> Judged:
         self.calls.append(("compare", champion, candidate, max_loss))
@@ -84,7 +88,8 @@ class World:
             session.add(Release(workload="w", number=1, run=1, owner="o", created=NOW))
             await session.flush()
             session.add(Bundle(workload="w", release=1, profile="p", path="", sha256="", length=1, manifest=""))
-            session.add(Device(name="edge-1", profile="p", state="enrolled", workload="w", release=1))
+            session.add(Device(name="edge-1", profile="p", state="enrolled"))
+            session.add(Installed(device="edge-1", workload="w", release=1))
             session.add(Alarm(level="device", name="edge-1", devices=["edge-1"], workload="w", release=1, kind=kind,
                               health=kind, state="open", since=NOW - 60, raised=NOW,
                               summary="", detail={}))  # fmt: skip
@@ -122,7 +127,7 @@ def test_from_alarm_to_rollout_in_order(with_store: Callable[[Any], None], tmp_p
         assert world.steps.calls == [
             ("ingest", 1, list(range(30)), ["device:edge-1"] * 30),
             ("train", 2, 1, 7, "policy"),
-            ("compress", 9, ["p"]),
+            ("compress", 9, Wanted(("p",), recipes=("recipe of run 1",))),
             ("compare", 1, 9, 2.0),
             ("publish", 9),
         ]
@@ -166,14 +171,21 @@ def test_a_candidate_that_fails_is_an_event_and_cools_down(
     tell(with_store, tmp_path, steps, story)
 
 
-def test_an_alarm_is_answered_once_its_device_runs_something_newer(
-    with_store: Callable[[Any], None], tmp_path: Path
+@pytest.mark.parametrize(("release", "runs"), [(2, "w/2"), (0, "no w")])
+def test_an_alarm_is_answered_once_its_device_runs_something_newer_or_nothing(
+    with_store: Callable[[Any], None], tmp_path: Path, release: int, runs: str
 ) -> None:
     async def story(world: World) -> None:
         async with world.store.begin() as session:
-            (await session.get_one(Device, "edge-1")).release = 2
+            installed = await session.get_one(Installed, ("edge-1", "w"))
+            if release:
+                installed.release = release
+            else:
+                await session.delete(installed)
         await world.retrainer.tick()
         (alarm,) = await world.store.all(select(Alarm))
         assert (alarm.state, alarm.health) == ("resolved", "ok") and world.steps.calls == []
+        events = await world.store.all(select(Event).where(Event.kind == "alarm"))
+        assert [event.reason for event in events] == ["edge-1: w/1 runs no more"]
 
     tell(with_store, tmp_path, Steps(), story)

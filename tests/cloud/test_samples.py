@@ -91,3 +91,21 @@ def test_confidences_are_the_top_scores_of_a_release_since_a_time(tmp_path: Path
     lake = lake_of(tmp_path, samples=[sample("a", "1", 10.0), sample("a", "2", 4.0), sample("b", "1", 10.0)])
     assert confidences(lake, "w", 1, {"a": 5.0}).tolist() == [0.75]
     assert confidences(lake, "w", 2, {"a": 5.0}).tolist() == []
+
+
+def test_the_summary_sums_up_overload_by_model(tmp_path: Path) -> None:
+    def load(device: str, workload: str, end: float, **counts: int) -> dict[str, Any]:
+        zero = dict.fromkeys(("waited", "shared", "shed", "expired", "refused"), 0)
+        about = {"workload": workload, "release": 1 if workload else 0, "start": end - 60, "end": end}
+        return about | zero | counts | {"device": device, **ORIGIN}
+
+    rows = [load("a", "w", 60.0, waited=3, shed=1), load("a", "w", 120.0, waited=2), load("a", "", 60.0, refused=4)]
+    lake = lake_of(tmp_path, load=[*rows, load("b", "v", 60.0, expired=1)])
+    (a, b) = summary(lake)
+    nothing = {"shared": 0, "expired": 0}
+    assert a["load"] == 3
+    assert a["overload"] == [
+        {"workload": "", "release": 0, "waited": 0, "shed": 0, "refused": 4, "until": 60.0} | nothing,
+        {"workload": "w", "release": 1, "waited": 5, "shed": 1, "refused": 0, "until": 120.0} | nothing,
+    ]
+    assert [(model["workload"], model["expired"]) for model in b["overload"]] == [("v", 1)]

@@ -32,7 +32,7 @@ def test_a_workload_is_found_by_name_and_by_path() -> None:
         ("tiny.py", ConfigError, "say which class, as in 'tiny.py:MyWorkload'"),
         ("tiny.py:Huge", NotFoundError, "tiny.py has no class 'Huge'"),
         ("tiny.py:NOT_A_CLASS", ConfigError, "not a subclass"),
-        ("tiny.py:Unfinished", ConfigError, "missing examples, model, prepare"),
+        ("tiny.py:Unfinished", ConfigError, "missing examples"),
         ("tiny.py:Ownerless", ConfigError, "owner must be a str"),
         ("tiny.py:Rigid", ConfigError, "only the first dimension may be free"),
         ("tiny.py:Single", ConfigError, "labels: at least two"),

@@ -14,6 +14,7 @@ class Tiny(Workload):
     owner = "tests"
     labels: ClassVar[tuple[str, ...]] = ("left", "right")
     input = TensorSpec("picture", "uint8", (ANY, 4, 4))
+    max_drop = 8.0
     epochs = 3
     batch_size = 16
     size: ClassVar[int] = 400
@@ -27,10 +28,23 @@ class Tiny(Workload):
         return Examples(pictures, labels)
 
     def model(self) -> nn.Module:
-        return nn.Sequential(nn.Unflatten(1, (1, 4)), nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2))
+        return self.student(1.0)
+
+    def student(self, width: float) -> nn.Module:
+        planes = round(4 * width)
+        convolution = nn.Conv2d(1, planes, 3)
+        return nn.Sequential(nn.Unflatten(1, (1, 4)), convolution, nn.ReLU(), nn.Flatten(), nn.Linear(4 * planes, 2))
 
     def prepare(self, inputs: Tensor) -> Tensor:
         return inputs.float() / 255 - 0.5
+
+
+class Childless(Tiny):
+    def student(self, width: float) -> None:  # type: ignore[override]
+        return None
+
+    def model(self) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
 
 
 class Unfinished(Workload):
@@ -55,3 +69,20 @@ class Single(Tiny):
 
 
 NOT_A_CLASS = 1
+
+
+class Brought(Workload):
+    """Nobody here can train it: its models come as files."""
+
+    name = "brought"
+    owner = "tests"
+    labels = ("left", "right")
+    input = TensorSpec("picture", "float32", (ANY, 4, 4))
+
+    def examples(self) -> Examples:
+        examples = Tiny().examples()
+        return Examples(examples.inputs.astype(np.float32) / 255, examples.labels)
+
+
+class Unwatched(Brought):
+    monitors = ()

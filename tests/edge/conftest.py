@@ -71,7 +71,7 @@ def pictures(count: int, seed: int = 0) -> np.ndarray[Any, Any]:
 
 
 def make_release(
-    folder: Path, release: int = 1, weights: np.ndarray[Any, Any] = WEIGHTS, spoil: float = 0.0
+    folder: Path, release: int = 1, weights: np.ndarray[Any, Any] = WEIGHTS, spoil: float = 0.0, workload: str = "tiny"
 ) -> tuple[bytes, Manifest]:
     """A bundle's bytes and its manifest; ``spoil`` is added to its golden scores."""
     path = folder / f"{release}.onnx"
@@ -80,7 +80,7 @@ def make_release(
     outputs: dict[str, Any] = dict(OnnxRuntime().load(path, 1).run(inputs))
     values = sketch.channel_values(outputs["scores"], outputs["monitors"])
     manifest = Manifest(
-        workload="tiny",
+        workload=workload,
         release=release,
         owner="tests",
         labels=LABELS,
@@ -97,7 +97,9 @@ def make_release(
     return bundle.pack(manifest, path.read_bytes(), golden), manifest
 
 
-def make_assignment(data: bytes, release: int = 1, counter: int = 1, **changes: Any) -> Assignment:
+def make_assignment(
+    data: bytes, release: int = 1, counter: int = 1, workload: str = "tiny", **changes: Any
+) -> Assignment:
     assignment = Assignment(
         fleet="harbour",
         device="pump-7",
@@ -105,9 +107,9 @@ def make_assignment(data: bytes, release: int = 1, counter: int = 1, **changes: 
         issued=1000,
         expires=100_000,
         rollout=1,
-        workload="tiny",
+        workload=workload,
         release=release,
-        path=f"tiny/{release}/generic-x86-64.bundle",
+        path=f"{workload}/{release}/generic-x86-64.bundle",
         sha256=bundle.digest(data),
         length=len(data),
         target=TARGET,
@@ -122,7 +124,7 @@ def director() -> Ed25519PrivateKey:
 
 @pytest.fixture
 def release(tmp_path: Path) -> Callable[..., tuple[bytes, Manifest]]:
-    """Makes bundles: release(number, weights, spoil) → (bytes, manifest)."""
+    """Makes bundles: release(number, weights, spoil, workload) → (bytes, manifest)."""
     return lambda *args, **kwargs: make_release(tmp_path, *args, **kwargs)
 
 
@@ -212,23 +214,28 @@ def cloud(tmp_path: Path) -> Iterator[Cloud]:
     served.close()
 
 
+WORKLOADS = ("tiny", "ear")
+
+
 class Publisher:
-    """A repository with one workload, as the cloud lays it out."""
+    """A repository with two workloads, as the cloud lays it out; one target of each is there at a time."""
 
     def __init__(self, folder: Path) -> None:
         self.metadata, self.targets = folder / "tuf/metadata", folder / "tuf/targets"
         self.metadata.mkdir(parents=True)
-        self.keys = {name: CryptoSigner.generate_ed25519() for name in ("root", "targets", "online", "models-tiny")}
+        models = [f"models-{workload}" for workload in WORKLOADS]
+        self.keys = {name: CryptoSigner.generate_ed25519() for name in ("root", "targets", "online", *models)}
         self.expires = datetime.now(timezone.utc).replace(microsecond=0) + timedelta(days=1)
         root = Root(expires=self.expires, consistent_snapshot=True)
         for role in ("root", "targets", "snapshot", "timestamp"):
             root.add_key(self._key(role).public_key, role)
         self.root = self.write("root", Metadata(root))
-        models = DelegatedRole("models-tiny", [], 1, True, ["tiny/*/*"])
-        targets = Targets(expires=self.expires, delegations=Delegations({}, {"models-tiny": models}))
-        targets.add_key(self.keys["models-tiny"].public_key, "models-tiny")
+        roles = {f"models-{w}": DelegatedRole(f"models-{w}", [], 1, True, [f"{w}/*/*"]) for w in WORKLOADS}
+        targets = Targets(expires=self.expires, delegations=Delegations({}, roles))
+        for name in models:
+            targets.add_key(self.keys[name].public_key, name)
         self.write("targets", Metadata(targets))
-        self.version = 0
+        self.version, self.listed = 0, dict[str, MetaFile]()
 
     def publish(self, path: str, data: bytes, expires: datetime | None = None) -> None:
         self.version += 1
@@ -236,8 +243,10 @@ class Publisher:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.with_name(f"{hashlib.sha256(data).hexdigest()}.{file.name}").write_bytes(data)
         listed = {path: TargetFile.from_data(path, data, ["sha256"])}
-        self.write("models-tiny", Metadata(Targets(self.version, expires=self.expires, targets=listed)))
-        meta = {"targets.json": MetaFile(1), "models-tiny.json": MetaFile(self.version)}
+        role = f"models-{path.partition('/')[0]}"
+        self.write(role, Metadata(Targets(self.version, expires=self.expires, targets=listed)))
+        self.listed[f"{role}.json"] = MetaFile(self.version)
+        meta = {"targets.json": MetaFile(1), **self.listed}
         self.write("snapshot", Metadata(Snapshot(self.version, expires=self.expires, meta=meta)))
         newest = MetaFile(self.version)
         timestamp = Timestamp(self.version, expires=expires or self.expires, snapshot_meta=newest)

@@ -8,10 +8,12 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -23,24 +25,27 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from skerry_edge import AsyncClient, Client, cli, status
+from skerry_edge import AsyncClient, Client, SocketClient, cli, status
 from skerry_edge.config import Folders, Health, Shadow
 from skerry_edge.infer.models import load_model
 from skerry_edge.observe.arrow import decode
 from skerry_edge.observe.recorder import SAMPLES
 from skerry_edge.observe.spool import Cursor, Spool
-from skerry_edge.update.flow import UpdateFlow, World
-from skerry_edge.update.plan import Device
+from skerry_edge.update.flow import UpdateFlow
+from skerry_edge.update.memory import Memory
+from skerry_edge.update.plan import Device, Floor, authenticate
 from skerry_edge.update.slots import Slots
 from skerry_edge.update.state import StateFile
+from skerry_edge.update.world import Live, World
 from skerry_proto.v1 import inference_pb2 as pb
 from skerry_proto.v1 import services_pb2, telemetry_pb2
 from skerry_shared import identity, signing, telemetry, wire
-from skerry_shared.errors import InputError, StateError
+from skerry_shared.errors import DeadlineError, InputError, StateError
 from skerry_shared.release import Manifest
 from skerry_shared.sealing import IngestKey, Opener
 
 Rows = dict[str, list[Any]]
+LINKS = 2  # of agents, one after the other, that a gateway of a test can have
 PROGRAM = [sys.executable, "-m", "skerry_edge.cli"]
 
 
@@ -53,8 +58,7 @@ class Machine:
         self.folders, self.director, self.ingest = Folders(folder), director, IngestKey.new()
         now = datetime.now(timezone.utc)
         self.authority, key = authority or identity.Authority.new("harbour", now), identity.new_key()
-        for path in (self.folders.identity, self.folders.state, self.folders.slots):
-            path.mkdir(parents=True)
+        self.folders.identity.mkdir(parents=True)
         csr = identity.request("pump-7", key)
         self.folders.certificate.write_bytes(self.authority.sign_request(csr, "pump-7", now, 30))
         self.folders.key.write_bytes(identity.private_pem(key))
@@ -75,11 +79,15 @@ class Machine:
             def fetch(self, path: str, sha256: str, length: int) -> bytes:
                 return data
 
+        device = Device("harbour", "pump-7", os.uname().machine, ("onnxruntime",), 1 << 30)
+        order = authenticate(assignment, self.director.public_key(), device)
         world = World(
-            device=Device("harbour", "pump-7", os.uname().machine, ("onnxruntime",), 1 << 30),
-            director=self.director.public_key(),
+            workload=order.assignment.workload,
+            device=device,
             repository=Shelf(),
-            load=lambda unpacked: load_model(unpacked, 1),
+            memory=Memory(100),
+            floor=Floor(lambda: 2000.0),
+            load=lambda unpacked: Live(unpacked, load_model(unpacked, 1)),
             serve=lambda _: None,
             report=lambda _: None,
             clock=lambda: 2000.0,
@@ -88,10 +96,11 @@ class Machine:
             shadow=Shadow(),
             compared=lambda _: None,
         )
-        folders = self.folders
-        flow = UpdateFlow(world, Slots(folders.slots, folders.active), StateFile(folders.update))
+        folder = self.folders.workload(world.workload)
+        folder.root.mkdir(parents=True, exist_ok=True)
+        flow = UpdateFlow(world, Slots(folder.root), StateFile(folder.update))
         flow.start()
-        flow.receive(assignment)
+        flow.receive(order)
         assert flow.advance() is None
 
     def told(self) -> dict[str, Rows]:
@@ -129,19 +138,18 @@ def machine(
 def agent(machine: Machine) -> Iterator[subprocess.Popen[str]]:
     with start(machine.folders.root) as process:
         yield process
-        process.kill()
 
 
-def start(folder: Path, until: str = "serving tiny", **environment: str) -> subprocess.Popen[str]:
-    """An agent that serves its model when this returns."""
-    variables = os.environ | environment
-    process = subprocess.Popen([*PROGRAM, "run", str(folder)], stderr=subprocess.PIPE, text=True, env=variables)
-    try:
-        wait_for(process, until)
-    except AssertionError:
-        process.kill()
-        raise
-    return process
+@contextmanager
+def start(folder: Path, until: str = "serving tiny", **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """An agent that serves its model when the context is entered; whatever happens in it, the agent ends with it."""
+    command, variables = [*PROGRAM, "run", str(folder)], os.environ | environment
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=variables) as process:
+        try:
+            wait_for(process, until)
+            yield process
+        finally:
+            process.kill()
 
 
 def wait_for(process: subprocess.Popen[str], text: str) -> None:
@@ -162,9 +170,9 @@ def stop(process: subprocess.Popen[str]) -> str:
     return log
 
 
-def ask(address: str, images: np.ndarray[Any, Any]) -> pb.ModelInferResponse:
+def ask(address: str, images: np.ndarray[Any, Any], model: str = "tiny") -> pb.ModelInferResponse:
     tensor = pb.ModelInferRequest.InferInputTensor(name="image", datatype="UINT8", shape=images.shape)
-    request = pb.ModelInferRequest(model_name="tiny", inputs=[tensor], raw_input_contents=[images.tobytes()])
+    request = pb.ModelInferRequest(model_name=model, inputs=[tensor], raw_input_contents=[images.tobytes()])
     with grpc.insecure_channel(address) as channel:
         infer = channel.unary_unary(
             "/inference.GRPCInferenceService/ModelInfer",
@@ -264,13 +272,14 @@ def test_the_status_of_a_running_and_a_stopped_agent(machine: Machine, agent: su
     assert (running.running, running.port, running.http_port) == (True, *ports)
     stop(agent)
     stopped = status.read(machine.folders)
-    assert (stopped.running, stopped.port, stopped.update) == (False, None, "healthy")
-    assert stopped.active and stopped.active.release == 1
-    assert [event["to"] for event in stopped.events] == ["started", "stopped"]
+    assert (stopped.running, stopped.port) == (False, None)
+    (model,) = stopped.models
+    assert (model.workload, model.update) == ("tiny", "healthy") and model.active and model.active.release == 1
+    assert [event["to"] for event in stopped.events if event["subject"] == "agent"] == ["started", "stopped"]
     text = subprocess.run([*PROGRAM, "status", machine.folders.root], capture_output=True, text=True, check=True).stdout
     assert "tiny release 1, slot a" in text
     as_json = subprocess.run([*PROGRAM, "status", "--json", machine.folders.root], capture_output=True, check=True)
-    assert json.loads(as_json.stdout)["active"]["release"] == 1
+    assert json.loads(as_json.stdout)["models"][0]["active"]["release"] == 1
 
 
 def test_an_application_may_not_tell_events_or_nonsense(machine: Machine, agent: subprocess.Popen[str]) -> None:
@@ -345,9 +354,10 @@ def test_the_doctor_finds_what_is_wrong(machine: Machine) -> None:
 def test_the_doctor_sees_a_damaged_model_a_public_key_and_a_clock_in_the_past(machine: Machine) -> None:
     folders = machine.folders
     folders.key.chmod(0o644)
-    stored = StateFile(folders.update).load()
-    StateFile(folders.update).save(replace(stored, floor=4_000_000_000))
-    (folders.slots / "a/model.onnx").write_bytes(b"rot")
+    tiny = folders.workload("tiny")
+    stored = StateFile(tiny.update).load()
+    StateFile(tiny.update).save(replace(stored, floor=4_000_000_000))
+    (tiny.root / "a/model.onnx").write_bytes(b"rot")
     done = subprocess.run([*PROGRAM, "doctor", machine.folders.root], capture_output=True, text=True)
     failed = {line.split()[1] for line in done.stdout.splitlines() if line.startswith("FAIL")}
     assert failed >= {"certificate", "clock", "model"}
@@ -368,12 +378,13 @@ def gateway(cloud: Any) -> Iterator[Any]:
     key = identity.new_key()
     certificate = cloud.authority.issue_server(key, ("127.0.0.1",), datetime.now(timezone.utc), 1)
     credentials = grpc.ssl_server_credentials([(identity.private_pem(key), certificate)], cloud.authority_pem, True)
-    server = grpc.server(ThreadPoolExecutor(2))
+    server = grpc.server(ThreadPoolExecutor(LINKS))
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("skerry.v1.Gateway", {"Link": handler})])
     port = server.add_secure_port("127.0.0.1:0", credentials)
     server.start()
     yield port, downs
-    downs.put(None)
+    for _ in range(LINKS):
+        downs.put(None)
     server.stop(0).wait()
 
 
@@ -435,3 +446,124 @@ def test_a_shadow_reports_and_the_champion_goes_on_serving(
         stop(agent)
     (compared,), (champion,) = machine.told()["shadow"]["compared"], machine.told()["shadow"]["champion"]
     assert (compared, champion) == (SAMPLES, 1)
+
+
+class Asking(threading.Thread):
+    """An application that asks one model, over and over, and notes what went wrong."""
+
+    def __init__(self, address: str, model: str, images: np.ndarray[Any, Any]) -> None:
+        super().__init__(daemon=True)
+        self.answered, self.failed, self.done = 0, list[str](), threading.Event()
+        self._asked = (address, images, model)
+
+    def run(self) -> None:
+        while not self.done.is_set():
+            try:
+                self.answered += ask(*self._asked).model_version == "1"
+            except grpc.RpcError as error:
+                self.failed.append(str(error))
+
+    def __enter__(self) -> "Asking":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.done.set()
+        self.join()
+
+
+def test_two_models_each_updated_undone_and_dropped_on_its_own(
+    tmp_path: Path, director: Ed25519PrivateKey, cloud: Any, publisher: Any, gateway: Any, pictures: Any,
+    release: Callable[..., tuple[bytes, Manifest]], assign: Callable[..., bytes], weights: np.ndarray[Any, Any],
+) -> None:  # fmt: skip
+    port, downs = gateway
+    settings = f'repository = "{cloud.url}/tuf"\ngateway = "127.0.0.1:{port}"\n[health]\nproving_answers = 20\n'
+    machine = Machine(tmp_path / "d", director, cloud.authority, settings)
+    machine.folders.trust_root.write_bytes(publisher.root)
+    address, expires = f"unix:{machine.folders.socket}", int(time.time()) + 3600
+
+    def send(counter: int, workload: str, number: int, **changes: Any) -> None:
+        data = release(number, workload=workload, **changes)[0]
+        publisher.publish(f"{workload}/{number}/generic-x86-64.bundle", data)
+        signed = assign(data, number, counter, workload=workload, expires=expires)
+        downs.put(telemetry_pb2.Down(desired=signed))
+
+    with start(machine.folders.root, until="linked over grpc") as agent:
+        for counter, workload in enumerate(("tiny", "ear"), 1):
+            send(counter, workload, 1)
+            wait_for(agent, f"update {workload} 1: proving → healthy")
+        assert [ask(address, pictures(1), model).model_version for model in ("tiny", "ear")] == ["1", "1"]
+        assert repository_index(machine) == [("ear", "1", "READY"), ("tiny", "1", "READY")]
+        with SocketClient(machine.folders.root) as client, pytest.raises(InputError, match="name one of 'ear', 'tiny'"):
+            client.predict({"image": pictures(1)})
+        with Client(machine.folders.root) as inside, pytest.raises(InputError, match="name one of 'ear', 'tiny'"):
+            inside.predict({"image": pictures(1)})
+        with Client(machine.folders.root, "ear") as inside:
+            assert inside.predict({"image": pictures(1)}).manifest.workload == "ear"
+        with Asking(address, "ear", pictures(1)) as app:
+            send(3, "tiny", 2, weights=-weights)
+            wait_for(agent, "serving tiny release 2")
+            for i in range(SAMPLES):  # a full batch, which does not wait
+                ask(address, pictures(1, seed=i))
+            wait_for(agent, "update tiny 2: proving → undone")
+            assert ask(address, pictures(1)).model_version == "1"
+            gone = assign(b"", 0, 4, workload="tiny", expires=expires, mode="drop", rollout=0)
+            downs.put(telemetry_pb2.Down(desired=gone))
+            wait_for(agent, "update tiny 0: assigned → dropped")
+        assert app.failed == [] and app.answered > 50
+        with pytest.raises(grpc.RpcError, match="model 'tiny': not here; this device serves 'ear' 1"):
+            ask(address, pictures(1))
+        with SocketClient(machine.folders.root) as client:
+            assert client.predict({"image": pictures(1)}).model == "ear"
+        stop(agent)
+    found = {model.workload: (model.active and model.active.release, model.update) for model in status_of(machine)}
+    assert found == {"ear": (1, "healthy"), "tiny": (None, "dropped")}
+    assert sorted(path.name for path in machine.folders.workload("tiny").root.iterdir()) == ["update"]
+    with start(machine.folders.root, "serving ear") as again:
+        assert ask(address, pictures(1), "ear").model_version == "1"
+        stop(again)
+
+
+def status_of(machine: Machine) -> list[status.Installed]:
+    return status.read(machine.folders).models
+
+
+def repository_index(machine: Machine) -> list[tuple[str, str, str]]:
+    url = f"http://127.0.0.1:{machine.folders.http_port.read_text()}/v2/repository/index"
+    with urllib.request.urlopen(urllib.request.Request(url, b"{}", method="POST"), timeout=10) as reply:
+        return [(model["name"], model["version"], model["state"]) for model in json.load(reply)]
+
+
+def test_overload_comes_home_in_a_table_of_its_own(machine: Machine, pictures: Any) -> None:
+    with start(machine.folders.root) as agent:
+        with SocketClient(machine.folders.root) as client, pytest.raises(DeadlineError):
+            client.predict({"image": pictures(1)}, timeout_s=-1.0)
+        stop(agent)
+    load = machine.told()["load"]
+    assert (load["workload"], load["release"], load["expired"], load["shed"]) == (["tiny"], [1], [1], [0])
+    assert load["start"][0] < load["end"][0]
+
+
+def test_an_accelerator_of_the_profile_that_fails_is_told_for_each_model(
+    machine: Machine, release: Callable[..., tuple[bytes, Manifest]], assign: Callable[..., bytes]
+) -> None:
+    machine.install(ear := release(1, workload="ear")[0], assign(ear, 1, 2, workload="ear"))
+    config = machine.folders.config
+    config.write_text(config.read_text().replace("generic-x86-64", "jetson-orin-nano"))
+    with start(machine.folders.root, "serving") as agent:
+        wait_for(agent, "serving")  # the other one
+        with SocketClient(machine.folders.root) as client:
+            assert client.predict({"image": np.zeros((1, 2, 2), np.uint8)}, "ear").release == 1
+        stop(agent)
+    events = machine.told()["events"]
+    told = zip(events["subject"], events["from"], events["to"], events["workload"], strict=True)
+    assert {event[1:] for event in told if event[0] == "runtime" and event[1] != "trying"} == {
+        ("tensorrt", "cpu", "tiny"), ("tensorrt", "cpu", "ear"),
+    }  # fmt: skip
+    done = subprocess.run([*PROGRAM, "doctor", "--json", machine.folders.root], capture_output=True, text=True)
+    findings = {finding["check"]: finding for finding in json.loads(done.stdout)}
+    assert done.returncode == 1 and not findings["runtime"]["ok"] and findings["model"]["ok"]
+    for name in ("ear", "tiny"):
+        assert f"{name}: runs on cpu instead of tensorrt" in findings["runtime"]["detail"]
+        assert f"{name}: release 1, golden outputs within" in findings["model"]["detail"]
+    assert "tensorrt, cuda, cpu" in findings["plan"]["detail"]

@@ -113,7 +113,7 @@ def test_the_same_kind_of_machine_has_the_same_kind(tmp_path: Path) -> None:
     assert one.kind == other.kind != replace(one, l4t="39.2.0").kind
 
 
-@settings(deadline=None, max_examples=50)  # it writes files
+@settings(max_examples=50)  # it writes files
 @given(
     st.dictionaries(st.sampled_from(sorted(boards.BOARDS["jetson-thor"] | boards.BOARDS["raspberry-pi-5"])), st.text())
 )

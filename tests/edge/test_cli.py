@@ -1,6 +1,7 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 import skerry_edge
 from skerry_edge.cli import main
 from skerry_edge.config import AgentConfig, Folders, load
+from skerry_edge.machine import budget_mb, settings_of
 from skerry_shared.errors import ConfigError
 
 HEAVY = ("torch", "onnx", "pyarrow", "tuf", "onnxruntime", "grpc", "numpy", "urllib3", "cryptography")
@@ -67,6 +69,16 @@ MINIMAL = 'fleet = "f"\ndevice = "d"\nprofile = "p"\nrepository = "https://r"\ng
 def test_configuration_has_defaults(tmp_path: Path) -> None:
     (tmp_path / "agent.toml").write_text(MINIMAL)
     assert load(Folders(tmp_path)) == AgentConfig("f", "d", "p", "https://r", "g:1")
+
+
+def test_what_the_configuration_leaves_open_the_profile_says() -> None:
+    jetson = AgentConfig("f", "d", "jetson-orin-nano", "https://r", "g:1")
+    assert settings_of(jetson).providers == ("tensorrt", "cuda", "cpu")
+    assert budget_mb(jetson) == 512
+    own = replace(jetson, providers=("cpu",), models_mb=100)
+    assert (settings_of(own).providers, budget_mb(own)) == (("cpu",), 100)
+    unknown = replace(jetson, profile="of-another-fleet")
+    assert settings_of(unknown).providers == ("cpu",) and budget_mb(unknown) > 100
 
 
 @pytest.mark.parametrize(

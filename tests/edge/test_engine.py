@@ -1,3 +1,4 @@
+import math
 import threading
 from dataclasses import replace
 from typing import Any
@@ -5,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from skerry_edge.infer.engine import Active, Engine, Prediction, example_ids
-from skerry_shared.errors import InputError, ModelError, NotFoundError, StateError
+from skerry_edge.infer.engine import LOADS, Active, Engine, Prediction, example_ids
+from skerry_shared.errors import InputError, ModelError, NotFoundError, OverloadError, StateError
 from skerry_shared.ports.runtime import Tensors
 from skerry_shared.release import ANY, Lineage, Manifest, Measured, Target, TensorSpec
 
@@ -117,27 +118,51 @@ def other(name: str, release: int) -> Active:
 def test_several_models_at_once() -> None:
     engine = Engine()
     engine.swap(active(1))
-    engine.add(other("ear", 7))
     assert engine.predict(images(1)).release == 1
+    engine.swap(other("ear", 7))
     assert engine.predict(images(1), model="tiny").release == 1
     assert engine.predict(images(1), model="ear").release == 7
-    assert [manifest.workload for manifest in engine.manifests()] == ["tiny", "ear"]
-    engine.add(other("ear", 8))
+    assert [manifest.workload for manifest in engine.manifests()] == ["ear", "tiny"]
+    engine.swap(other("ear", 8))
     assert engine.predict(images(1), model="ear").release == 8
-    with pytest.raises(NotFoundError, match="'nose': not here; this device serves 'tiny', 'ear'"):
+    with pytest.raises(NotFoundError, match="'nose': not here; this device serves 'ear', 'tiny'"):
         engine.predict(images(1), model="nose")
 
 
-def test_the_assigned_model_is_replaced_by_an_assignment_only() -> None:
+def test_of_several_models_one_must_be_named() -> None:
     engine = Engine()
     engine.swap(active(1))
-    engine.add(other("ear", 7))
-    with pytest.raises(StateError, match="an assignment replaces it"):
-        engine.add(active(2))
-    with pytest.raises(StateError, match="an assignment replaces it"):
-        engine.remove("tiny")
-    engine.remove("ear")
-    engine.swap(other("nose", 3))
-    assert [manifest.workload for manifest in engine.manifests()] == ["nose"]
-    engine.swap(None)
-    assert engine.manifest is None and engine.manifests() == []
+    engine.swap(other("ear", 7))
+    with pytest.raises(InputError, match="model: name one of 'ear', 'tiny'"):
+        engine.predict(images(1))
+    engine.drop("tiny")
+    engine.drop("nose")
+    assert engine.predict(images(1)).release == 7
+    engine.drop("ear")
+    assert engine.manifest("ear") is None and engine.manifests() == []
+    with pytest.raises(StateError, match="no model is installed yet"):
+        engine.predict(images(1))
+
+
+def test_loads_outlive_a_replacement_and_are_bounded() -> None:
+    engine = Engine()
+    engine.swap(other("ear", 1))
+    engine.swap(active(1))
+    engine.loads()["tiny", 1].shed += 1
+    for release in range(2, LOADS + 10):
+        engine.swap(active(release))
+    assert len(engine.loads()) == LOADS + 3 and ("ear", 1) in engine.loads() and ("tiny", 1) not in engine.loads()
+    engine.swap(active(LOADS))
+    assert len(engine.loads()) <= LOADS + 3
+
+
+def test_low_priority_is_shed_while_the_device_is_under_strain() -> None:
+    engine = Engine()
+    engine.swap(active(1))
+    engine.serve_from(0)
+    with pytest.raises(OverloadError, match="low priority"):
+        engine.predict(images(1), priority=-1)
+    assert engine.predict(images(1)).release == 1
+    engine.serve_from(-math.inf)
+    assert engine.predict(images(1), priority=-1).release == 1
+    assert engine.loads()["tiny", 1].shed == 1

@@ -143,7 +143,7 @@ def test_errors_arrive_as_what_they_are(
 
 
 def test_without_a_model_and_without_an_agent(served: Served, client: SocketClient, tmp_path: Path) -> None:
-    served.engine.swap(None)
+    served.engine.drop("tiny")
     with pytest.raises(StateError, match="no model"):
         client.predict(inputs())
     with SocketClient(tmp_path / "nothing.sock") as other, pytest.raises(LinkError, match=r"nothing\.sock"):

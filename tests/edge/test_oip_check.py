@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from skerry_edge.infer.engine import Active, Engine
-from skerry_edge.serve import catalog, http1, jsontensors, listen, oip, rest, tensors
+from skerry_edge.serve import http1, jsontensors, listen, oip, rest, tensors
 from skerry_edge.serve.catalog import Catalog
 from skerry_shared import bundle
 from skerry_shared.errors import LinkError, NotFoundError, StateError, UsageError
@@ -93,8 +93,8 @@ def forget_raw(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def never_check_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalog, "_is", lambda *_: True)
-    monkeypatch.setattr(Engine, "_find", lambda engine, _: engine._default)
+    monkeypatch.setattr(Catalog, "_serving", lambda self, *_: self._engine.manifests()[0])
+    monkeypatch.setattr(Engine, "_find", lambda engine, _: engine._only)
 
 
 def plain_errors(monkeypatch: pytest.MonkeyPatch) -> None:

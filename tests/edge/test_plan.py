@@ -8,10 +8,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skerry_edge.update.plan import Device, accept
+from skerry_edge.update.plan import Device, accept, authenticate
 from skerry_edge.update.state import Stored
 from skerry_shared import signing, wire
-from skerry_shared.errors import ExpiredError, InputError, ReplayError, SignatureError, TrustError
+from skerry_shared.errors import ExpiredError, InputError, ReplayError, SignatureError, TrustError, UsageError
 from skerry_shared.release import Assignment, Target
 
 pytestmark = pytest.mark.arm64
@@ -28,7 +28,7 @@ def signed(assignment: Assignment, key: Ed25519PrivateKey = KEY) -> bytes:
 
 
 def taken(data: bytes, stored: Stored = Stored(), now: float = 1500) -> Stored | None:  # noqa: B008 - frozen
-    return accept(data, KEY.public_key(), DEVICE, stored, now)
+    return accept(authenticate(data, KEY.public_key(), DEVICE), stored, now)
 
 
 def test_a_good_assignment_is_taken_and_remembered() -> None:
@@ -48,6 +48,8 @@ def test_the_same_document_again_is_known() -> None:
         (lambda: signed(GOOD, OTHER), SignatureError),
         (lambda: signed(replace(GOOD, fleet="desert")), TrustError),
         (lambda: signed(replace(GOOD, device="pump-8")), TrustError),
+        (lambda: signed(replace(GOOD, mode="mirror")), TrustError),
+        (lambda: signed(replace(GOOD, workload="../../etc")), UsageError),
         (lambda: signed(replace(GOOD, expires=1500)), ExpiredError),
         (lambda: b"\xff not a message", InputError),
     ],
@@ -59,7 +61,7 @@ def test_what_is_refused(data: Callable[[], bytes], error: type[Exception]) -> N
 
 def test_another_document_under_the_same_counter_is_a_replay() -> None:
     stored = taken(signed(GOOD))
-    with pytest.raises(ReplayError, match="counter 5 is not above 5"):
+    with pytest.raises(ReplayError, match="counter 5 of tiny is not above 5"):
         taken(signed(replace(GOOD, release=3)), stored or Stored())
 
 

@@ -143,7 +143,7 @@ def test_more_strain_never_allows_more(threads: int) -> None:
     for less, more in zip(allowed[1:], allowed[:-1], strict=True):
         assert less.sample_share < more.sample_share
         assert 1 <= less.threads <= more.threads
-        assert (less.shadow, less.low_priority) <= (more.shadow, more.low_priority)
+        assert (less.shadow, -less.priority) <= (more.shadow, -more.priority)
 
 
 @given(st.dictionaries(st.sampled_from("abc"), st.floats(0, 100), min_size=1), st.floats(0, 200))
@@ -178,8 +178,8 @@ class Updates:
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    def complain(self, release: int, reason: str) -> None:
-        self.asked.append(f"complain {release}: {reason}")
+    def complain(self, workload: str, release: int, reason: str) -> None:
+        self.asked.append(f"complain {workload} {release}: {reason}")
 
     def recheck(self) -> None:
         self.asked.append("recheck")
@@ -194,15 +194,18 @@ def test_upkeep_does_what_is_due_and_nothing_twice(monkeypatch: pytest.MonkeyPat
     settings = Protect(golden_s=100, stable_s=10, memory_mb=1, patience=1)
     upkeep = Upkeep(settings, Thermal(), updates, lambda *change: strains.append(change), lambda: now[0])
     guard = Guard(LABELS, settings)
-    upkeep.watch(7, guard)
+    upkeep.watch("fashion", 7, guard)
+    upkeep.watch("digits", 3, Guard(LABELS, settings))
     upkeep.tick()
+    assert "complain digits 3: the agent takes" in updates.asked[0]
     assert "of memory, allowed are 1 MB" in updates.asked.pop()
+    upkeep.forget("digits")
     assert [level for level, _ in strains] == [Strain.HOT]
     now[0] = LOOK_S - 1
     for _ in range(20):
         guard.failed(0.0)
     upkeep.tick()
-    assert updates.asked == ["complain 7: 20 of its last 20 answers failed, allowed are 50%"]
+    assert updates.asked == ["complain fashion 7: 20 of its last 20 answers failed, allowed are 50%"]
     now[0] = 10
     upkeep.tick()
     now[0] = 100
@@ -219,6 +222,6 @@ def test_memory_is_given_back_soon_after_a_model_began_to_serve_and_now_and_then
     upkeep = Upkeep(Protect(), Thermal(), Updates(), lambda *_: None, lambda: now[0])
     for now[0] in range(100):
         if now[0] == 20:
-            upkeep.watch(1, Guard(LABELS, Protect()))
+            upkeep.watch("fashion", 1, Guard(LABELS, Protect()))
         upkeep.tick()
     assert given == [TIDY_S, 20 + TIDY_S, 20 + TIDY_S + TIDY_AGAIN_S]

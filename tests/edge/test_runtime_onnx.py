@@ -115,3 +115,14 @@ def test_a_provider_that_is_not_there_is_no_cpu_in_disguise(tmp_path: Path) -> N
     for provider in ("cuda", "tensorrt", "abacus"):
         with pytest.raises(ModelError, match=provider):
             OnnxRuntime().load(path, 1, provider)
+
+
+@pytest.mark.parametrize(("content", "quantised"), [(b"... QuantizeLinear ...", "1"), (b"... Conv ...", "0")])
+def test_tensorrt_is_told_whether_a_model_is_quantised(tmp_path: Path, content: bytes, quantised: str) -> None:
+    model = tmp_path / "model.onnx"
+    model.write_bytes(content)
+    name, options = runtime_onnx._provider("tensorrt", model, tmp_path)
+    assert (name, options["trt_int8_enable"]) == ("TensorrtExecutionProvider", quantised)
+    assert options["trt_engine_cache_path"] == str(tmp_path)
+    assert runtime_onnx._provider("cuda", model, None) == ("CUDAExecutionProvider", {"use_tf32": "0"})
+    assert runtime_onnx._provider("cpu", model, tmp_path) == ("CPUExecutionProvider", {})

@@ -211,4 +211,4 @@ def test_the_engine_passes_deadline_and_limits_on() -> None:
     engine.swap(Active(MANIFEST, valve, lambda *_: None, limits=Limits(threads=1, waiting=1)))
     with pytest.raises(DeadlineError):
         engine.predict({"picture": np.zeros((1, 2, 2), np.uint8)}, timeout_s=0)
-    assert engine.loads()["fashion"].expired == 1
+    assert engine.loads()["fashion", MANIFEST.release].expired == 1

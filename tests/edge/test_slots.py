@@ -17,7 +17,7 @@ Release = Callable[..., tuple[bytes, Manifest]]
 
 @pytest.fixture
 def slots(tmp_path: Path) -> Slots:
-    return Slots(tmp_path / "slots", tmp_path / "active")
+    return Slots(tmp_path)
 
 
 def install(slots: Slots, release: Release, number: int) -> str:
@@ -67,9 +67,9 @@ def test_the_order_of_durable_writes(
     for owner in (module, bundle):
         monkeypatch.setattr(owner, "write_durably", note)
     install(slots, release, 3)
-    assert (written[0], written[-2:]) == ("active", [f"slots/a/{MARK}", "active"])
+    assert (written[0], written[-2:]) == ("active", [f"a/{MARK}", "active"])
     assert set(written[1:-2]) == {
-        f"slots/a/{name}"
+        f"a/{name}"
         for name in (
             "manifest.json", "model.onnx", "golden/in/image.npy", "golden/out/scores.npy", "golden/out/monitors.npy",
         )

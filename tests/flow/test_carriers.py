@@ -24,7 +24,7 @@ from skerry_shared.errors import LinkError, StateError
 from skerry_shared.identity import Authority, new_key, private_pem, request
 from skerry_shared.ports.carrier import TlsFiles, Transport
 from skerry_shared.telemetry import Down
-from skerry_shared.testing.carrier import CHECKS, MemoryInbox, Pair
+from skerry_shared.testing.carrier import CHECKS, MemoryInbox, Pair, desired
 from skerry_shared.testing.faults import FaultProxy
 
 NOW = datetime.now(timezone.utc)
@@ -292,17 +292,16 @@ def test_mqtt_finds_nobody_listening(tmp_path: Path) -> None:
 
 
 @needs_mosquitto
-def test_desired_is_retained_for_a_device_that_links_later(tmp_path: Path) -> None:
+def test_the_newest_assignment_of_each_workload_is_retained_for_a_device_that_links_later(tmp_path: Path) -> None:
     async def run() -> None:
-        inbox, desired = MemoryInbox(), wire.encode(Down(desired=b"assignment"))
+        inbox, told = MemoryInbox(), [desired("ear", 1), desired("eye", 2)]
         async with mqtt_pair(tmp_path) as pair, pair.carrier.serve(inbox):
             async with pair.dial("a").connect():
                 await inbox.until(lambda seen: seen.online == {"a": True})
-                assert await pair.carrier.send("a", desired)
+                assert all([await pair.carrier.send("a", down) for down in told])
             async with pair.dial("a").connect() as link:
-                async for down in link.receive():
-                    assert down == desired
-                    break
+                downs = link.receive()
+                assert {await anext(downs), await anext(downs)} == set(told)
 
     asyncio.run(run())
 

@@ -69,6 +69,8 @@ def test_nothing_is_done_without_it_either(stage: Stage) -> None:
         ("/releases", {"run": 7}, errors.NotFoundError, "run: no 7"),
         ("/rollouts", ORDER, errors.NotFoundError, "no digits/1"),
         ("/rollouts/3/halt", {}, errors.NotFoundError, "rollout: no 3"),
+        ("/devices/edge-1/drop", {"workload": "digits"}, errors.NotFoundError, "device edge-1: has no digits"),
+        ("/devices/edge-1/drop", {}, errors.UsageError, "missing key 'workload'"),
         ("/alarms/3/resolve", {}, errors.NotFoundError, "alarm: no 3"),
     ],
 )  # fmt: skip

@@ -30,7 +30,7 @@ def opener(of: Sealer, authority: x509.Certificate = AUTHORITY.certificate, key:
     return Opener(of.opening, "test", authority, key)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.binary(max_size=2000), min_size=1, max_size=5))
 def test_what_is_sealed_opens_in_any_order_with_rising_counters(payloads: list[bytes]) -> None:
     mine = sealer()
@@ -46,7 +46,7 @@ def test_the_key_survives_storage() -> None:
     assert len(INGEST.public_bytes()) == PUBLIC_BYTES
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_one_changed_bit_anywhere_is_noticed(data: st.DataObject) -> None:
     mine = sealer()

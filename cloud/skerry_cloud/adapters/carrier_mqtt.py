@@ -22,8 +22,9 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from skerry_shared import wire
 from skerry_shared.errors import LinkError
-from skerry_shared.mqtt import CLOUD, ONLINE, tls, topic
+from skerry_shared.mqtt import CLOUD, DESIRED, ONLINE, tls, topic
 from skerry_shared.ports.carrier import MAX_MESSAGE, Inbox, TlsFiles
+from skerry_shared.release import Assignment, Signed
 from skerry_shared.telemetry import Down
 
 log = logging.getLogger(__name__)
@@ -75,9 +76,9 @@ class MqttCarrier:
         """See ``Carrier``."""
         if self._client is None or device not in self._online:
             return False
-        desired = wire.decode(Down, down).desired is not None
-        name = topic(self._fleet, device, "desired" if desired else "ack")
-        return not self._client.publish(name, down, qos=1, retain=desired).rc
+        desired = wire.decode(Down, down).desired
+        name = topic(self._fleet, device, "ack" if desired is None else _desired_leaf(desired))
+        return not self._client.publish(name, down, qos=1, retain=desired is not None).rc
 
     async def _pump(self, connection: "_Connection", inbox: Inbox) -> None:
         while True:
@@ -175,6 +176,12 @@ class _Connection:
     def _post(self, handle: Callable[..., None], *values: Any) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody is left to tell
             self._loop.call_soon_threadsafe(handle, *values)
+
+
+def _desired_leaf(signed: bytes) -> str:
+    """Each workload has its own, so that the newest assignment of each is retained."""
+    assignment = wire.decode(Assignment, wire.decode(Signed, signed).document)
+    return DESIRED.replace("+", assignment.workload)
 
 
 def _client(context: ssl.SSLContext) -> Client:

@@ -22,7 +22,7 @@ from typing import NoReturn
 
 from skerry_shared.errors import NotFoundError, SkerryError, StateError
 from skerry_shared.files import write_durably
-from skerry_shared.mqtt import CLOUD, topic
+from skerry_shared.mqtt import CLOUD, DESIRED, topic
 from skerry_shared.ports.carrier import MAX_MESSAGE, TlsFiles
 
 log = logging.getLogger(__name__)
@@ -134,7 +134,7 @@ topic readwrite {topic(fleet, "+", "#")}
 pattern write {topic(fleet, "%u", "up")}
 pattern write {topic(fleet, "%u", "status")}
 pattern read {topic(fleet, "%u", "ack")}
-pattern read {topic(fleet, "%u", "desired")}
+pattern read {topic(fleet, "%u", DESIRED)}
 """
 
 

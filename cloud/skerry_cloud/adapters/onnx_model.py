@@ -1,6 +1,5 @@
 """Runs an exported model with ONNX Runtime, to judge it: one thread, batches, every foreign error a ModelError."""
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,22 +46,24 @@ class OnnxModel:
 
     def run(self, inputs: NDArray[Any], batch: int = 256) -> Answers:
         """Answers to all inputs (n × raw shape), ``batch`` at a time. Raises ModelError."""
-        parts = [self._once(inputs[start : start + batch]) for start in range(0, len(inputs), batch)]
+        parts = [self.answer(inputs[start : start + batch]) for start in range(0, len(inputs), batch)]
         scores, monitors = zip(*parts, strict=True)
         return Answers(np.concatenate(scores), np.concatenate(monitors))
 
-    def latency_ms(self, inputs: NDArray[Any], runs: int = 200) -> float:
-        """Median milliseconds of an answer to one input, over as many runs, after a tenth as many to warm up."""
-        times = []
-        for i in range(-runs // 10, runs):
-            start = time.perf_counter()
-            self._once(inputs[i % len(inputs)][None])
-            times.append(time.perf_counter() - start)
-        return float(np.median(times[-runs:]) * 1e3)
-
-    def _once(self, inputs: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def answer(self, inputs: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Scores and monitors of one batch. Raises ModelError."""
         try:
             scores, monitors = self._session.run(["scores", "monitors"], {self._input: inputs})
         except ERRORS as error:
             raise ModelError(f"model does not answer: {error}") from None
         return scores, monitors
+
+
+def raw(model: bytes, inputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    """All outputs, by name, of any model of one input. Raises ModelError."""
+    try:
+        session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+        names = [output.name for output in session.get_outputs()]
+        return dict(zip(names, session.run(names, {session.get_inputs()[0].name: inputs}), strict=True))
+    except ERRORS as error:
+        raise ModelError(f"model does not answer: {error}") from None

@@ -1,65 +1,119 @@
 """Compression as a job. Adds variants to a run, see ``runs``.
 
-One variant for each distinct kind of device among the profiles. A variant has a report only if it passed its gates.
+One variant for each distinct kind of device among the profiles, chosen by a study (see ``study``). A variant has a
+report only if it passed its gates.
 """
 
+import functools
 import shutil
+import time
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-from skerry_cloud import datasets, runs, workloads
-from skerry_cloud.compress.measure import calibration_rows, measure, trial
-from skerry_cloud.compress.quantise import quantise
-from skerry_cloud.datasets import TRAIN
+from skerry_cloud import datasets, passes, runs, workloads
+from skerry_cloud.adapters.onnx_model import OnnxModel
+from skerry_cloud.compress import study
+from skerry_cloud.compress.explore import Explorer
+from skerry_cloud.compress.make import Kitchen
+from skerry_cloud.compress.measure import Exam, calibration_rows, exam
+from skerry_cloud.compress.menu import imported, menu, plain
+from skerry_cloud.compress.passes import tensorrt
+from skerry_cloud.compress.report import render
+from skerry_cloud.compress.study import Goal, Search, Study
+from skerry_cloud.compress.timing import machine
+from skerry_cloud.datasets import TRAIN, DatasetVersion, Rows
 from skerry_cloud.job import Progress, Report
-from skerry_cloud.runs import Variant
-from skerry_cloud.specs import CompressSpec
+from skerry_cloud.passes import Material, Recipe
+from skerry_cloud.specs import CompressSpec, Wanted
+from skerry_cloud.workloads import Examples, Workload
 from skerry_shared import profiles
-from skerry_shared.errors import ConfigError
+from skerry_shared.errors import ConfigError, GateError
+from skerry_shared.files import write_durably
+from skerry_shared.release import Kind
 
 CALIBRATION = 512  # inputs: the ranges of activations no longer change beyond some hundreds
 
 
 def work(spec: CompressSpec, report: Report) -> None:
-    """Make and judge a variant for each kind of device. Raises GateError at the first that is not good enough."""
+    """Search for each kind of device, keep the record, release what passed. Raises GateError where nothing did."""
     workload = workloads.load(spec.workload, spec.folder)
-    kinds = kinds_of(spec.profiles)
+    kinds = kinds_of(spec.wanted.profiles)
+    champion = runs.model(spec.run)
+    recipes = {kind: _recipes(kind, spec.wanted, workload, champion) for kind in kinds}
     report(Progress("data", 0, 1))
     version = datasets.open_version(spec.datasets, spec.dataset)
     rows = version.read()
-    max_drop = workload.max_drop if spec.max_drop is None else spec.max_drop
-    trials = trial(workload, rows, spec.run / runs.MODEL, max_drop)
-    train = rows.of(TRAIN)
-    calibration = train.examples.inputs[calibration_rows(version.recent(train), CALIBRATION)]
-    report(Progress("data", 1, 1, f"float32 accuracy {trials.accuracy:.4f}"))
-    for done, (precision, arch) in enumerate(kinds, start=1):
-        variant = _fresh(runs.variant(spec.run, precision, arch))
-        _make(spec.run / runs.MODEL, variant, precision, arch, calibration)
-        measured = measure(trials, variant, precision, arch)
-        runs.write(variant.folder / runs.REPORT, measured)
-        figures = f"accuracy {measured.accuracy:.4f}, {measured.model_bytes} bytes, {measured.latency_ms:.3f} ms"
-        report(Progress("compress", done, len(kinds), f"{precision}-{arch}: {figures}"))
+    tested, goal = exam(workload, rows, champion), _goal(spec.wanted, workload)
+    report(Progress("data", 1, 1, f"float32 accuracy {tested.figures.accuracy:.4f} on validation rows"))
+    kitchen = Kitchen(spec.run, spec.run / study.FOLDER, _material(spec, workload, version, rows, report))
+    explorer = Explorer(kitchen, tested, goal, report)
+    searches = [explorer.search(kind, names, recipes[kind]) for kind, names in kinds.items()]
+    record = Study(workload.name, spec.dataset, time.time(), machine(), goal, tested.figures, tuple(searches))
+    runs.write(spec.run / study.FOLDER / study.STUDY, record)
+    write_durably(spec.run / study.FOLDER / study.PAGE, render(record).encode())
+    for search in searches:
+        _release(spec, search, kitchen, tested)
 
 
-def kinds_of(names: tuple[str, ...]) -> list[tuple[str, str]]:
-    """The distinct (precision, arch) of these profiles. Raises ConfigError if there are none."""
+def kinds_of(names: tuple[str, ...]) -> dict[Kind, list[str]]:
+    """The distinct kinds of these profiles, with the profiles of each. Raises ConfigError if there are none."""
     if not names:
         raise ConfigError("compress: profiles: name at least one")
-    loaded = [profiles.load(name) for name in names]
-    return sorted({(profile.precision, profile.arch) for profile in loaded})
+    kinds: dict[Kind, list[str]] = {}
+    for name in sorted(set(names)):
+        kinds.setdefault(profiles.load(name).kind, []).append(name)
+    return dict(sorted(kinds.items()))
 
 
-def _fresh(variant: Variant) -> Variant:
-    """An empty folder: what an earlier attempt left must not be taken for this one's."""
+def _goal(wanted: Wanted, workload: Workload) -> Goal:
+    max_drop = workload.max_drop if wanted.max_drop is None else wanted.max_drop
+    return Goal(max_drop, workload.max_slice_drop, wanted.max_bytes, wanted.max_latency_ms, wanted.minutes)
+
+
+def _recipes(kind: Kind, wanted: Wanted, workload: Workload, champion: Path) -> list[Recipe]:
+    if wanted.recipes:
+        return list(dict.fromkeys(passes.retarget(passes.parse(text), kind.arch) for text in wanted.recipes))
+    if champion.suffix == ".tflite":
+        return [imported(kind)]
+    return menu(kind, workload) if wanted.minutes else [plain(kind)]
+
+
+def _material(spec: CompressSpec, workload: Workload, version: DatasetVersion, rows: Rows, report: Report) -> Material:
+    train = rows.of(TRAIN)
+    recent = version.recent(train)
+
+    def say(done: int, total: int, note: str) -> None:
+        if done * 100 // total > (done - 1) * 100 // total:
+            report(Progress("learn", done, total, note))
+
+    return Material(
+        workload=workload,
+        train=train.examples,
+        recent=recent,
+        calibration=train.examples.inputs[calibration_rows(recent, CALIBRATION)],
+        teacher=functools.cache(functools.partial(_answers, spec.run / runs.MODEL, workload, train.examples)),
+        say=say,
+        seed=spec.seed,
+        threads=spec.threads,
+    )
+
+
+def _answers(model: Path, workload: Workload, examples: Examples, view: int) -> NDArray[np.float32]:
+    """The champion's scores for a view of the examples. Every pass that trains asks for them."""
+    return OnnxModel(model).run(workload.seen(examples.inputs, view)).scores
+
+
+def _release(spec: CompressSpec, search: Search, kitchen: Kitchen, tested: Exam) -> None:
+    """Put the chosen model where releases take it from; what an earlier study left is not to be taken for it."""
+    variant = runs.variant(spec.run, search.kind)
     shutil.rmtree(variant.folder, ignore_errors=True)
+    trial = next((trial for trial in search.trials if trial.recipe == search.chosen), None)
+    if not trial or not trial.figures:
+        raise GateError(f"{search.kind.name}: {search.reason}")
     variant.folder.mkdir(parents=True)
-    return variant
-
-
-def _make(source: Path, variant: Variant, precision: str, arch: str, calibration: NDArray[Any]) -> None:
-    if precision == "int8":
-        quantise(source, variant.model, arch, calibration)
-    else:
-        shutil.copyfile(source, variant.model)
+    shutil.copyfile(kitchen.make(passes.parse(trial.recipe))[0], variant.model)
+    if ranges := tensorrt.table(variant.model):
+        write_durably(variant.folder / runs.TABLE, ranges.encode())
+    runs.write(variant.folder / runs.REPORT, tested.report(variant, trial.recipe, trial.figures))

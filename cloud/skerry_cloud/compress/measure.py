@@ -7,38 +7,33 @@ is not let out at all.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from skerry_cloud.adapters.onnx_model import Answers, OnnxModel
-from skerry_cloud.datasets import REFERENCE, TEST, TRAIN, Rows
+from skerry_cloud.adapters import models
+from skerry_cloud.adapters.models import Model
+from skerry_cloud.adapters.onnx_model import Answers
+from skerry_cloud.compress import golden
+from skerry_cloud.compress.gates import ALPHA, Evidence
+from skerry_cloud.compress.study import Figures
+from skerry_cloud.compress.timing import in_turns
+from skerry_cloud.datasets import REFERENCE, TEST, TRAIN, VALIDATION, Rows
+from skerry_cloud.paired import answered, loss_bound
 from skerry_cloud.runs import Variant, VariantReport
 from skerry_cloud.workloads import RESIDUAL, Examples, Workload
 from skerry_shared import sketch
-from skerry_shared.errors import ConfigError, GateError
+from skerry_shared.errors import ConfigError
+from skerry_shared.golden import difference
 from skerry_shared.release import Channel
 
-GOLDEN = 32
 BASELINE_MIN, BASELINE_MAX = 200, 4000  # rows: enough for 16 bins, and no more than a few seconds of answering
 SERIES = 2000  # rows in their order: what follows what
 CORRELATED = 0.2  # autocorrelation at lag 1 above which values cannot be taken for independent
 REFERENCE_MIN = 30  # rows: with fewer, 16 bins say next to nothing
-
-TOLERANCE = {
-    "float32": (1e-3, "kernels add in different order: some 1e-6 a score, and a wrong kernel is far above 1e-3"),
-    "int8": (0.05, "a kernel may round an activation one step differently, which moves a score by a few hundredths"),
-}
-
-
-def golden_rows(labels: NDArray[np.int64], count: int = GOLDEN) -> NDArray[np.int64]:
-    """Places of ``count`` examples (fewer if there are not as many), each label in turn."""
-    rank = np.empty(len(labels), np.int64)
-    for label in np.unique(labels):
-        rank[labels == label] = np.arange((labels == label).sum())
-    return np.lexsort((labels, rank))[:count]
 
 
 def calibration_rows(recent: NDArray[np.bool_], count: int) -> NDArray[np.int64]:
@@ -69,86 +64,130 @@ def reference_rows(split: NDArray[np.str_], source: NDArray[np.str_]) -> dict[st
 
 
 @dataclass(frozen=True)
-class Trial:
-    """What every variant of a run is measured on: test and baseline examples, examples in their order, golden
-    inputs, float32's test accuracy and golden scores, and the budget in points."""
+class Exam:
+    """What every candidate of a run is measured on. ``champion`` is the float model that it is compared with.
+    ``series`` are examples in their order.
+
+    Validation rows choose among candidates; test rows, which nothing was chosen by, judge.
+    """
 
     workload: Workload
+    champion: Path
+    validation: Examples
     test: Examples
     baseline: NDArray[Any]
     series: NDArray[Any]
     references: dict[str, NDArray[Any]]
-    golden: NDArray[Any]
-    accuracy: float
-    scores: NDArray[np.float32]
-    max_drop: float
+    pool: Examples  # that golden inputs are chosen from
+
+    @cached_property
+    def figures(self) -> Figures:
+        """The champion's own."""
+        return self.weigh(self.champion, self.champion, "the float model")
+
+    @cached_property
+    def _validated(self) -> NDArray[np.float32]:
+        """The champion's scores for the validation rows."""
+        return models.load(self.champion).run(self.validation.inputs).scores
+
+    @cached_property
+    def _float(self) -> "_Answered":
+        return self._answer(self.champion)
+
+    def weigh(self, model: Path, timed: Path, recipe: str) -> Figures:
+        """What chooses. ``timed`` is run for the latency, in turns with the champion; ``recipe`` made it."""
+        loaded = models.load(model)
+        runner = loaded if timed == model else models.load(timed)
+        ours, theirs = in_turns([runner, models.load(self.champion)], self.pool.inputs[: golden.COUNT])
+        scores = loaded.run(self.validation.inputs).scores
+        return Figures(
+            accuracy=self._accuracy(scores, self.validation),
+            loss_bound=self._loss_bound(scores),
+            model_bytes=model.stat().st_size,
+            latency_ms=ours,
+            latency_ratio=ours / theirs,
+            timed=recipe,
+        )
+
+    def _loss_bound(self, scores: NDArray[np.float32]) -> float:
+        """In points; none where every score is the champion's but for rounding."""
+        if difference("scores", scores, self._validated) <= golden.FLOOR:
+            return 0.0
+        found = answered(self.validation.labels, self._validated, scores)
+        return loss_bound(found.won, found.lost, len(scores), ALPHA) * 100
+
+    def evidence(self, model: Path) -> Evidence:
+        """What judges."""
+        labels, found = self.test.labels, self._answer(model)
+        chosen = golden.choose(model, self.pool)
+        return Evidence(
+            same=difference("scores", found.clean, self._float.clean) <= golden.FLOOR,
+            clean=answered(labels, self._float.clean, found.clean),
+            slices=self.workload.slices(self.test),
+            corrupted={
+                name: answered(labels, self._float.corrupted[name], found.corrupted[name]) for name in found.corrupted
+            },
+            apart=chosen.moved,
+            tolerance=golden.LIMIT,
+        )
+
+    def report(self, variant: Variant, recipe: str, figures: Figures) -> VariantReport:
+        """Write the golden files of a variant whose model is there, and say what a release needs to know of it."""
+        model = models.load(variant.model)
+        chosen = golden.choose(variant.model, self.pool)
+        inputs, answers = self.pool.inputs[chosen.rows], chosen.answers
+        accuracy = self._accuracy(model.run(self.test.inputs).scores, self.test)
+        baseline, references = _channels(self, model)
+        _write_golden(variant, self.workload.input.name, inputs, answers)
+        return VariantReport(
+            kind=variant.kind,
+            recipe=recipe,
+            model_bytes=figures.model_bytes,
+            accuracy=accuracy,
+            drop=(self._accuracy(self._float.clean, self.test) - accuracy) * 100,
+            parity=float(np.abs(answers.scores - models.load(self.champion).run(inputs).scores).max()),
+            latency_ms=figures.latency_ms,
+            tolerance=chosen.tolerance,
+            tolerance_reason=chosen.reason,
+            baseline=baseline,
+            references=references,
+        )
+
+    def _answer(self, path: Path) -> "_Answered":
+        model = models.load(path)
+        spoiled = self.workload.corruptions(self.test.inputs)
+        return _Answered(
+            model.run(self.test.inputs).scores, {name: model.run(inputs).scores for name, inputs in spoiled.items()}
+        )
+
+    def _accuracy(self, scores: NDArray[np.float32], examples: Examples) -> float:
+        return self.workload.metrics(scores, examples.labels)["accuracy"]
 
 
-def trial(workload: Workload, rows: Rows, source: Path, max_drop: float) -> Trial:
-    """Choose the examples, and let the float32 model at ``source`` answer them."""
+@dataclass(frozen=True)
+class _Answered:
+    """Scores for the test rows, as they are and corrupted."""
+
+    clean: NDArray[np.float32]
+    corrupted: dict[str, NDArray[np.float32]]
+
+
+def exam(workload: Workload, rows: Rows, champion: Path) -> Exam:
+    """Choose the examples."""
     test, inputs = rows.of(TEST).examples, rows.examples.inputs
-    golden = test.inputs[golden_rows(test.labels)]
-    model = OnnxModel(source)
-    return Trial(
+    return Exam(
         workload=workload,
+        champion=champion,
+        validation=rows.of(VALIDATION).examples,
         test=test,
         baseline=inputs[baseline_rows(rows.split, rows.source)],
         series=inputs[rows.source == REFERENCE][:SERIES],
         references={source: inputs[places] for source, places in reference_rows(rows.split, rows.source).items()},
-        golden=golden,
-        accuracy=_accuracy(workload, model, test),
-        scores=model.run(golden).scores,
-        max_drop=max_drop,
+        pool=test.take(golden.in_turn(test.labels, golden.POOL)),
     )
 
 
-def measure(trial: Trial, variant: Variant, precision: str, arch: str) -> VariantReport:
-    """Answer all of it with the variant's model, write its golden files, return the figures. Raises GateError."""
-    model = OnnxModel(variant.model)
-    golden = model.run(trial.golden)
-    tolerance, reason = TOLERANCE[precision]
-    _check_kernels(variant.model, trial.golden, golden, tolerance)
-    accuracy = _accuracy(trial.workload, model, trial.test)
-    drop = (trial.accuracy - accuracy) * 100
-    if drop > trial.max_drop:
-        raise GateError(
-            f"{precision} for {arch}: accuracy {accuracy:.4f} is {drop:.2f} points below float32's "
-            f"{trial.accuracy:.4f}; at most {trial.max_drop:.2f} are allowed"
-        )
-    baseline, references = _channels(trial, model)
-    _write_golden(variant, trial.workload.input.name, trial.golden, golden)
-    return VariantReport(
-        precision=precision,
-        arch=arch,
-        model_bytes=variant.model.stat().st_size,
-        accuracy=accuracy,
-        drop=drop,
-        parity=float(np.abs(golden.scores - trial.scores).max()),
-        latency_ms=model.latency_ms(trial.golden),
-        tolerance=tolerance,
-        tolerance_reason=reason,
-        baseline=baseline,
-        references=references,
-    )
-
-
-def _accuracy(workload: Workload, model: OnnxModel, test: Examples) -> float:
-    return workload.metrics(model.run(test.inputs).scores, test.labels)["accuracy"]
-
-
-def _check_kernels(model: Path, inputs: NDArray[Any], answers: Answers, tolerance: float) -> None:
-    plain = OnnxModel(model, optimised=False).run(inputs)
-    difference = max(
-        float(np.abs(plain.scores - answers.scores).max()), float(np.abs(plain.monitors - answers.monitors).max())
-    )
-    if not difference <= tolerance:  # a NaN is over it too
-        raise GateError(
-            f"{model.parent.name}: golden answers of optimised and plain kernels differ by {difference:.3g}, "
-            f"over the tolerance {tolerance}: devices would not agree"
-        )
-
-
-def _channels(trial: Trial, model: OnnxModel) -> tuple[tuple[Channel, ...], dict[str, tuple[Channel, ...]]]:
+def _channels(exam: Exam, model: Model) -> tuple[tuple[Channel, ...], dict[str, tuple[Channel, ...]]]:
     """Baseline and references; the bins are cut over all of them, so that they tell each from the other.
 
     Raises ConfigError for a monitor whose values follow from the ones before, unless its mode says so.
@@ -158,10 +197,10 @@ def _channels(trial: Trial, model: OnnxModel) -> tuple[tuple[Channel, ...], dict
         answers = model.run(inputs)
         return sketch.channel_values(answers.scores, answers.monitors)
 
-    healthy, changed = values(trial.baseline), {source: values(rows) for source, rows in trial.references.items()}
-    names = sketch.channel_names(trial.workload.monitors)
-    bins = sketch.baseline(names, np.concatenate([healthy, *changed.values()]), len(trial.workload.labels))
-    bins = with_residuals(trial.workload, bins, model.run(trial.series).monitors)
+    healthy, changed = values(exam.baseline), {source: values(rows) for source, rows in exam.references.items()}
+    names = sketch.channel_names(exam.workload.monitors)
+    bins = sketch.baseline(names, np.concatenate([healthy, *changed.values()]), len(exam.workload.labels))
+    bins = with_residuals(exam.workload, bins, model.run(exam.series).monitors)
     counted = {source: sketch.recount(bins, rows) for source, rows in changed.items()}
     found = {source: _lagged_from(bins, channels) for source, channels in counted.items()}
     return _lagged_from(bins, sketch.recount(bins, healthy)), found
@@ -193,6 +232,8 @@ def _write_golden(variant: Variant, name: str, inputs: NDArray[Any], answers: An
         folder = variant.golden(side)
         folder.mkdir(parents=True, exist_ok=True)
         for tensor, array in arrays.items():
+            if array.shape[1:] == (0,):
+                continue  # a workload that monitors nothing
             np.save(folder / f"{tensor}.npy", array, allow_pickle=False)
 
 

@@ -6,8 +6,9 @@ from numpy.typing import NDArray
 from skerry_cloud import datasets, runs, workloads
 from skerry_cloud.adapters.onnx_model import OnnxModel
 from skerry_cloud.datasets import TEST, Rows
-from skerry_cloud.evaluate.compare import Answered, Gate, answered, compare
+from skerry_cloud.evaluate.compare import Gate, compare
 from skerry_cloud.job import Progress, Report
+from skerry_cloud.paired import Answered, answered
 from skerry_cloud.specs import CompareSpec
 
 
@@ -27,7 +28,6 @@ def work(spec: CompareSpec, report: Report) -> None:
 def _answered(spec: CompareSpec, test: Rows, mask: NDArray[np.bool_]) -> Answered:
     inputs, labels = test.examples.inputs[mask], test.examples.labels[mask]
     champion, candidate = (
-        OnnxModel(runs.variant(run, spec.precision, spec.arch).model).run(inputs).scores
-        for run in (spec.champion, spec.candidate)
+        OnnxModel(runs.variant(run, spec.kind).model).run(inputs).scores for run in (spec.champion, spec.candidate)
     )
     return answered(labels, champion, candidate)

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Any, Literal
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -10,22 +10,30 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from skerry_cloud.fleet import plan
-from skerry_cloud.store import Assignment, Bundle, Device, Event, Release, Rollout, Store
+from skerry_cloud.store import Assignment, Bundle, Device, Event, Installed, Release, Rollout, Store
 from skerry_shared import release, signing, states, wire
 from skerry_shared.errors import NotFoundError, StateError, UsageError
-from skerry_shared.release import Manifest
+from skerry_shared.release import Manifest, Target
 from skerry_shared.states import ROLLOUT, RolloutEvent, Update
 
 DAY = 86400
+EVER = 100 * 365 * DAY
 DEVICE_STATES = {state.value for state in Update}
 SUBJECTS = ("agent", "runtime", "update")  # what a device may speak of; a rollout or an alarm is not its to tell
+
+NOTHING: dict[str, Any] = {
+    "rollout": 0, "release": 0, "path": "", "sha256": "", "length": 0, "target": Target("", "", "", ""), "mode": "drop",
+}  # fmt: skip
 
 Mode = Literal["serve", "shadow"]  # shadow: answer beside what serves, report, never switch
 
 
 @dataclass(frozen=True)
 class Order:
-    """What an operator or the policy asks for. No devices means all that can run the release and do not."""
+    """What an operator or the policy asks for.
+
+    No devices means all that can run the release and do not, but for those from which the workload was taken.
+    """
 
     workload: str
     release: int
@@ -41,7 +49,10 @@ class Order:
 
 
 class Director:
-    """Owns assignments and rollouts. ``send`` passes a signed assignment to a device that is online."""
+    """Owns assignments and rollouts. ``send`` passes a signed assignment to a device that is online.
+
+    Rollouts of different workloads go on beside each other; a device has one assignment a workload.
+    """
 
     def __init__(
         self,
@@ -96,11 +107,36 @@ class Director:
             except NotFoundError as error:  # a device of the next wave was announced anew as something else
                 await self._advance(rollout, plan.Decision(RolloutEvent.FAILED, str(error)), "director", now)
 
-    async def desired(self, device: str) -> bytes | None:
-        """The newest signed assignment of a device, None if it never got one."""
-        query = select(Assignment).where(Assignment.device == device).order_by(Assignment.counter.desc())
-        newest = await self._store.first(query)
-        return newest.signed if newest else None
+    async def drop(self, device: str, workload: str, actor: str, reason: str, now: float) -> Assignment:
+        """Take a workload off a device, at once or whenever it comes back: this word does not expire.
+
+        Raises NotFoundError if it was never assigned, StateError if that is said already or a rollout is under way.
+        """
+        async with self._store.begin() as session:
+            newest = await _newest(session, device, workload)
+            if newest is None:
+                raise NotFoundError(f"device {device}: has no {workload}")
+            if not newest.release:
+                raise StateError(f"device {device}: is told to drop {workload} already; it is {newest.state}")
+            await _check_idle(session, device, workload)
+            dropped = await self._sign(session, device, now, EVER, workload=workload, **NOTHING)
+            before, after = f"{workload}/{newest.release}", f"to drop {workload}"
+            session.add(Event(time=now, kind="device", name=device, before=before, after=after, reason=reason,
+                              actor=actor))  # fmt: skip
+        await self._deliver([dropped])
+        return dropped
+
+    async def having(self, workload: str) -> tuple[str, ...]:
+        """Enrolled devices that run some release of a workload, by name."""
+        mine = select(Installed.device).where(Installed.workload == workload)
+        query = select(Device).where(Device.state == "enrolled", Device.name.in_(mine)).order_by(Device.name)
+        return tuple(device.name for device in await self._store.all(query))
+
+    async def desired(self, device: str) -> list[bytes]:
+        """The newest signed assignment of each workload that a device ever got, in the order in which it got them."""
+        query = select(Assignment).where(Assignment.device == device).order_by(Assignment.counter)
+        newest = {assignment.workload: assignment for assignment in await self._store.all(query)}
+        return [assignment.signed for assignment in sorted(newest.values(), key=attrgetter("counter"))]
 
     async def replay(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Take in rows of the lake that a crash kept from being heard: those whose event is not there."""
@@ -133,8 +169,16 @@ class Director:
                 raise UsageError(f"devices: {name} is not enrolled, or the release has no bundle for its profile")
         if order.devices:
             return list(order.devices)
-        now = (order.workload, order.release)
-        return [name for name, device in fit.items() if (device.workload, device.release) != now]
+        left_out = await self._left_out(order)
+        return [name for name in fit if name not in left_out]
+
+    async def _left_out(self, order: Order) -> set[str]:
+        """Devices that run the release, and those from which an operator took the workload."""
+        running = select(Installed).where(Installed.workload == order.workload, Installed.release == order.release)
+        told = select(Assignment).where(Assignment.workload == order.workload).order_by(Assignment.counter)
+        newest = {assignment.device: assignment.release for assignment in await self._store.all(told)}
+        dropped = {device for device, release in newest.items() if not release}
+        return dropped | {installed.device for installed in await self._store.all(running)}
 
     async def _progress(self, rollout: Rollout) -> plan.Progress:
         rows = await self._store.all(
@@ -184,20 +228,28 @@ class Director:
     async def _issue(
         self, session: AsyncSession, name: str, rollout: Rollout, number: int, mode: str, now: float
     ) -> Assignment:
-        device = await session.get_one(Device, name, with_for_update=True)
+        device = await session.get_one(Device, name)
         bundle = await session.get(Bundle, (rollout.workload, number, device.profile))
         if not bundle:
             raise NotFoundError(f"{rollout.workload}/{number} has no bundle for {name}, which is a {device.profile}")
+        return await self._sign(
+            session, name, now, self._lifetime, rollout=rollout.id, workload=rollout.workload, release=number,
+            path=bundle.path, sha256=bundle.sha256, length=bundle.length,
+            target=wire.from_json(Manifest, bundle.manifest).target, mode=mode,
+        )  # fmt: skip
+
+    async def _sign(self, session: AsyncSession, name: str, now: float, lifetime: float, **what: Any) -> Assignment:
+        """The device's next assignment, good for ``lifetime`` seconds; ``what`` is to be done."""
+        device = await session.get_one(Device, name, with_for_update=True)
         device.counter += 1
         document = release.Assignment(
-            fleet=self._fleet, device=name, counter=device.counter, issued=int(now), expires=int(now + self._lifetime),
-            rollout=rollout.id, workload=rollout.workload, release=number, path=bundle.path, sha256=bundle.sha256,
-            length=bundle.length, target=wire.from_json(Manifest, bundle.manifest).target, mode=mode,
+            fleet=self._fleet, device=name, counter=device.counter, issued=int(now), expires=int(now + lifetime),
+            **what,
         )  # fmt: skip
         signed = wire.encode(signing.sign(document, self._key))
         assignment = Assignment(
-            device=name, counter=device.counter, rollout=rollout.id, workload=rollout.workload, release=number,
-            signed=signed, state="issued", updated=now,
+            device=name, counter=device.counter, rollout=document.rollout, workload=document.workload,
+            release=document.release, signed=signed, state="issued", updated=now,
         )  # fmt: skip
         session.add(assignment)
         return assignment
@@ -223,22 +275,43 @@ async def _apply(session: AsyncSession, name: str, row: Mapping[str, Any]) -> No
     if assignment is None or row["to"] not in DEVICE_STATES or row["time"] < assignment.updated:
         return  # not one of ours, or overtaken: an older word may arrive later, at a replay
     assignment.state, assignment.reason, assignment.updated = row["to"], row["reason"], row["time"]
-    device = await session.get_one(Device, name)
     if row["to"] in (Update.PROVING.value, Update.HEALTHY.value):
-        device.workload, device.release = row["workload"], row["release"]
+        await _note_installed(session, name, row["workload"], row["release"])
     elif row["to"] == Update.UNDONE.value:
         earlier = await _last_healthy(session, name, row["workload"], row["release"])
-        device.release = earlier.release if earlier else 0
+        await _note_installed(session, name, row["workload"], earlier.release if earlier else 0)
+    elif row["to"] == Update.DROPPED.value:
+        await _note_installed(session, name, row["workload"], 0)
+
+
+async def _note_installed(session: AsyncSession, device: str, workload: str, release: int) -> None:
+    if release:
+        await session.merge(Installed(device=device, workload=workload, release=release))
+    elif installed := await session.get(Installed, (device, workload)):
+        await session.delete(installed)
+
+
+async def _newest(session: AsyncSession, device: str, workload: str) -> Assignment | None:
+    query = select(Assignment).where(Assignment.device == device, Assignment.workload == workload)
+    return (await session.scalars(query.order_by(Assignment.counter.desc()))).first()
+
+
+async def _check_idle(session: AsyncSession, device: str, workload: str) -> None:
+    """Raises StateError while a rollout of the workload is under way that has this device in a wave."""
+    query = select(Rollout).where(Rollout.workload == workload, Rollout.state == states.Rollout.RUNNING.value)
+    for rollout in (await session.scalars(query)).all():
+        if any(device in wave for wave in rollout.waves):
+            raise StateError(f"device {device}: rollout {rollout.id} of {workload} is still running; halt it first")
 
 
 async def _last_healthy(session: AsyncSession, device: str, workload: str, other_than: int) -> Assignment | None:
+    """What the device can go back to: nothing that lies before the workload was taken off it."""
+    healthy = (Assignment.release != other_than) & (Assignment.state == Update.HEALTHY.value)
     query = select(Assignment).where(
-        Assignment.device == device,
-        Assignment.workload == workload,
-        Assignment.release != other_than,
-        Assignment.state == Update.HEALTHY.value,
+        Assignment.device == device, Assignment.workload == workload, healthy | (Assignment.release == 0)
     )
-    return (await session.scalars(query.order_by(Assignment.counter.desc()))).first()
+    last = (await session.scalars(query.order_by(Assignment.counter.desc()))).first()
+    return last if last and last.release else None
 
 
 def _rollout_event(rollout: Rollout, before: str, after: str, reason: str, actor: str, now: float) -> Event:
@@ -247,7 +320,8 @@ def _rollout_event(rollout: Rollout, before: str, after: str, reason: str, actor
 
 
 def _device_event(device: str, row: Mapping[str, Any], origin: str) -> Event:
-    name = f"{device} {row['workload']}/{row['release']}" if row["release"] else device
+    model = f"{row['workload']}/{row['release']}" if row["release"] else row["workload"]
+    name = f"{device} {model}" if model else device
     return Event(
         time=row["time"], kind=row["subject"], name=name, before=row["from"], after=row["to"], reason=row["reason"],
         actor=device, origin=origin,

@@ -11,7 +11,7 @@ from cryptography import x509
 from sqlalchemy import delete, select
 
 from skerry_cloud.keys import Keys
-from skerry_cloud.store import Device, Event, Store
+from skerry_cloud.store import Device, Event, Installed, Store
 from skerry_cloud.store import Token as TokenRow
 from skerry_shared import identity, profiles, signing
 from skerry_shared.errors import NotFoundError, StateError, TrustError, UsageError
@@ -75,7 +75,9 @@ class Enrolment:
             session.add(TokenRow(secret=identity.hash_secret(token.secret), device=name, expires=now + lifetime))
             before = device.state if device else ""
             session.add(_event(name, before, "announced", f"token issued, profile {profile}", "operator", now))
-            await session.merge(Device(name=name, profile=profile, group=group, state="announced"))
+            await session.execute(delete(Installed).where(Installed.device == name))  # it begins with an empty folder
+            counter = device.counter if device else 0
+            await session.merge(Device(name=name, profile=profile, group=group, state="announced", counter=counter))
         return str(token)
 
     async def group(self, name: str, group: str, now: float) -> None:

@@ -14,14 +14,14 @@ from skerry_shared.telemetry import Down
 log = logging.getLogger(__name__)
 
 Arrived = Callable[[str, bytes], Awaitable[None]]
-Desired = Callable[[str], Awaitable[bytes | None]]
+Desired = Callable[[str], Awaitable[Sequence[bytes]]]
 
 
 class Links:
     """Hands what arrives to ingest, and assignments to devices: at once if they are linked, else when they come."""
 
     def __init__(self, store: Store, arrived: Arrived, desired: Desired, permit: Permit) -> None:
-        """``desired`` is a device's newest signed assignment, None for none; ``permit`` says who may be linked."""
+        """``desired`` is a device's newest signed assignment of each workload; ``permit`` says who may be linked."""
         self._store, self._arrived, self._desired, self._permit = store, arrived, desired, permit
         self._carriers: Sequence[Carrier] = ()
 
@@ -46,7 +46,7 @@ class Links:
         return False
 
     async def assign(self, device: str, signed: bytes) -> None:
-        """Pass on a signed assignment. A device that is away gets its newest one when it comes back."""
+        """Pass on a signed assignment. A device that is away gets its newest ones when it comes back."""
         await self.send(device, wire.encode(Down(desired=signed)))
 
     async def arrived(self, device: str, up: bytes) -> None:
@@ -64,7 +64,7 @@ class Links:
             row = await session.get(Device, device)
             if row and (online or row.link == carrier.name):
                 row.link, row.seen = (carrier.name if online else ""), time.time()
-        if online and (signed := await self._desired(device)):
+        for signed in await self._desired(device) if online else ():
             await carrier.send(device, wire.encode(Down(desired=signed)))
 
 

@@ -20,7 +20,7 @@ ROWS = 1 << 16  # in a batch; a device sends some thousand late labels at most
 TEXT = 4096  # bytes of a string: 1024 characters, whatever they are
 LONG_TEXT = 1 << 16  # bytes of an event's reason
 BINS = 1 << 16  # of a channel
-MOST = 1 << 40  # that a bin may have counted, so that sums stay exact
+MOST = 1 << 40  # that may have been counted in a bin or of anything else, so that sums stay exact
 END_OF_TIME = 253_402_300_800.0  # Unix seconds; from the year 10000 on there are no dates
 SUBJECTS = ("update", "agent", "runtime")  # what a device may report events of; others are the cloud's own
 
@@ -41,8 +41,8 @@ def read(header: Header, payload: bytes, received: float) -> pa.Table:
             raise InputError(f"{header.table}.{name}: a value is null")
         if not _may_be(name, column):
             raise InputError(f"{header.table}.{name}: a value is not possible, or too long")
-    if header.table == "windows" and not _all(pc.less_equal(told["start"], told["end"])):
-        raise InputError("windows.end: before start")
+    if "start" in told.column_names and not _all(pc.less_equal(told["start"], told["end"])):
+        raise InputError(f"{header.table}.end: before start")
     return _with_origin(told.cast(columns(header.table)), header, received)
 
 
@@ -122,8 +122,16 @@ def _is_probability(column: pa.ChunkedArray) -> bool:
     return _all(pc.and_(pc.greater(column, 0.0), pc.less_equal(column, 1.0)))
 
 
+def _is_share(column: pa.ChunkedArray) -> bool:
+    return _all(pc.and_(pc.greater_equal(column, 0.0), pc.less_equal(column, 1.0)))
+
+
 def _is_number(column: pa.ChunkedArray) -> bool:
     return _all(pc.greater_equal(column, 0))
+
+
+def _is_count(column: pa.ChunkedArray) -> bool:
+    return _all(pc.and_(pc.greater_equal(column, 0), pc.less_equal(column, MOST)))
 
 
 def _are_counts(column: pa.ChunkedArray) -> bool:
@@ -148,7 +156,10 @@ RULES: dict[str, Rule] = {
     "probability": _is_probability,
     "release": _is_number,
     "rollout": _is_number,
+    "champion": _is_number,
     "counts": _are_counts,
+    **dict.fromkeys(("waited", "shared", "shed", "expired", "refused", "compared", "agreed", "failed"), _is_count),
+    **dict.fromkeys(("shift", "agreement_low", "agreement_high"), _is_share),
     "subject": _is_subject,
 }
 

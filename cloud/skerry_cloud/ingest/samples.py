@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from skerry_cloud.ingest.lake import Lake, schema
 from skerry_shared.release import TensorSpec
 from skerry_shared.telemetry import TABLES
 
+LOAD = ("waited", "shared", "shed", "expired", "refused")  # counts of table "load"
 SAMPLE = ("device", "time", "prediction_id", "release", "scores", "probability")
 PEOPLE = "people"  # session, and watermark, of labels that no device sent
 
@@ -110,21 +111,36 @@ def add_labels(lake: Lake, labels: Sequence[tuple[str, str, str]], now: float) -
 
 
 def summary(lake: Lake) -> list[dict[str, Any]]:
-    """For each device: its rows in every table, and when the newest came (Unix seconds)."""
+    """For each device: its rows in every table, when the newest came (Unix seconds), and its ``overload``.
+
+    That is, for each model, how many requests waited, were shared, shed, expired, or refused, until when.
+    """
     found: dict[str, dict[str, Any]] = {}
     for table in TABLES:
         rows = lake.scan(table, ["device", "received"])
         for row in rows.group_by("device").aggregate([("received", "count"), ("received", "max")]).to_pylist():
-            nothing = {"device": row["device"], **dict.fromkeys(TABLES, 0), "newest": 0.0}
+            nothing = {"device": row["device"], **dict.fromkeys(TABLES, 0), "newest": 0.0, "overload": []}
             device = found.setdefault(row["device"], nothing)
             device[table] = row["received_count"]
             device["newest"] = max(device["newest"], row["received_max"])
+    for name, model in _overload(lake):
+        found[name]["overload"].append(model)
     return [found[name] for name in sorted(found)]
 
 
 def _top(scores: bytes) -> int:
     """The place of the highest score; -1 for none."""
     return int(np.frombuffer(scores, np.float32).argmax()) if scores else -1
+
+
+def _overload(lake: Lake) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The sums of table "load", by device and model."""
+    model = ["device", "workload", "release"]
+    rows = lake.scan("load", [*model, *LOAD, "end"]).group_by(model)
+    sums = rows.aggregate([*((name, "sum") for name in LOAD), ("end", "max")])
+    for row in sums.sort_by([(name, "ascending") for name in model]).to_pylist():
+        counts = {name: row[f"{name}_sum"] for name in LOAD}
+        yield row["device"], {"workload": row["workload"], "release": row["release"], **counts, "until": row["end_max"]}
 
 
 def _inputs(raw: Sequence[bytes], spec: TensorSpec) -> NDArray[np.generic]:

@@ -18,7 +18,7 @@ def package(run: Path, target: Target, workload: str, release: int, lineage: Lin
     Raises NotFoundError if the run has no variant for such a device, GateError if its model needs more memory than
     the target has.
     """
-    variant = runs.variant(run, target.precision, target.arch)
+    variant = runs.variant(run, target.kind)
     report = variant.report()
     declared = runs.read(Declared, run / runs.DECLARED)
     model = variant.model.read_bytes()
@@ -37,17 +37,20 @@ def package(run: Path, target: Target, workload: str, release: int, lineage: Lin
         lineage=lineage,
         baseline=report.baseline,
         tolerance=report.tolerance,
-        model_file=runs.MODEL,
+        model_file=variant.model.name,
     )
-    return bundle.pack(manifest, model, golden)
+    return bundle.pack(manifest, model, golden, _extras(variant))
 
 
 def outputs(declared: Declared) -> tuple[TensorSpec, ...]:
     """What every model of such a workload answers."""
-    return (
-        TensorSpec("scores", "float32", (ANY, len(declared.labels))),
-        TensorSpec("monitors", "float32", (ANY, len(declared.monitors))),
-    )
+    widths = {"scores": len(declared.labels), "monitors": len(declared.monitors)}
+    return tuple(TensorSpec(name, "float32", (ANY, width)) for name, width in widths.items() if width)
+
+
+def _extras(variant: runs.Variant) -> dict[str, bytes]:
+    path = variant.folder / runs.TABLE
+    return {runs.TABLE: path.read_bytes()} if path.is_file() else {}
 
 
 def _arrays(folder: Path) -> Tensors:

@@ -20,7 +20,8 @@ from sqlalchemy import select
 from skerry_cloud.job import Progress, Report
 from skerry_cloud.retrain.harm import proven
 from skerry_cloud.retrain.policy import Cohort, Policy, Situation, decide, hindered, is_harmed
-from skerry_cloud.store import Alarm, Bundle, Dataset, Device, Event, Release, Rollout, Run, Store
+from skerry_cloud.specs import Wanted
+from skerry_cloud.store import Alarm, Bundle, Dataset, Event, Installed, Release, Rollout, Run, Store
 from skerry_shared.errors import GateError, SkerryError
 from skerry_shared.states import HEALTH, Health, HealthEvent, step
 
@@ -75,10 +76,12 @@ class Steps(Protocol):
         """Train on it."""
         ...
 
-    async def compress(
-        self, number: int, names: Sequence[str], max_drop: float | None, actor: str, report: Report
-    ) -> object:
+    async def compress(self, number: int, wanted: Wanted, actor: str, report: Report) -> object:
         """Make the variants."""
+        ...
+
+    def recipes(self, number: int) -> tuple[str, ...]:
+        """What a run's variants were made by."""
         ...
 
     async def compare(self, champion: int, candidate: int, max_loss: float | None, report: Report) -> Judged:
@@ -176,15 +179,16 @@ class Retrainer:
         )
         bundles = await self._store.all(select(Bundle).where(Bundle.workload == workload, Bundle.release == champion))
         names = [bundle.profile for bundle in bundles]
-        await self._steps.compress(candidate.id, names, None, ACTOR, self._report)
+        wanted = Wanted(tuple(names), recipes=self._steps.recipes(run.id))
+        await self._steps.compress(candidate.id, wanted, ACTOR, self._report)
         judged = await self._steps.compare(run.id, candidate.id, self._policy.max_loss, self._report)
         if not judged.passed:
             raise GateError(judged.reason)
         published = await self._steps.publish(candidate.id, f"{why}; {judged.reason}", ACTOR)
         await self._note(workload, "retraining", f"release {published.number}", judged.reason)
         if self._policy.approval:
-            wanted = f"start it with `skerry rollout start {workload}/{published.number}`"
-            await self._note(workload, f"release {published.number}", "waits for approval", wanted)
+            how = f"start it with `skerry rollout start {workload}/{published.number}`"
+            await self._note(workload, f"release {published.number}", "waits for approval", how)
         else:
             await self._start(workload, published.number)
 
@@ -196,7 +200,9 @@ class Retrainer:
 
     async def _busy(self, workload: str) -> str:
         run = await self._store.first(
-            select(Run).where(Run.workload == workload, Run.state.in_(["queued", "training", "compressing"]))
+            select(Run).where(
+                Run.workload == workload, Run.state.in_(["queued", "training", "importing", "compressing"])
+            )
         )
         rollout = await self._store.first(
             select(Rollout).where(Rollout.workload == workload, Rollout.state == "running")
@@ -206,13 +212,13 @@ class Retrainer:
         return f"rollout {rollout.id} is running" if rollout else ""
 
     async def _close_answered(self) -> None:
-        """An alarm about a release is answered once all its devices run a newer one."""
+        """An alarm about a release is answered once none of its devices runs that any more, or one from before it."""
         async with self._store.begin() as session:
-            running = {device.name: device for device in (await session.scalars(select(Device))).all()}
+            installed = (await session.scalars(select(Installed))).all()
             for alarm in (await session.scalars(select(Alarm).where(Alarm.state == "open"))).all():
-                if all(_runs_newer(running.get(name), alarm) for name in alarm.devices):
+                if not any(_is_about(alarm, one) for one in installed):
                     alarm.state, alarm.health = "resolved", Health.OK.value
-                    why = f"{', '.join(alarm.devices)}: a newer release than {alarm.workload}/{alarm.release} runs now"
+                    why = f"{', '.join(alarm.devices)}: {alarm.workload}/{alarm.release} runs no more"
                     session.add(Event(time=self._clock(), kind="alarm", name=alarm.title, before="open",
                                       after="resolved", reason=why, actor=ACTOR))  # fmt: skip
 
@@ -243,8 +249,10 @@ class Retrainer:
                               reason=reason, actor=ACTOR))  # fmt: skip
 
 
-def _runs_newer(device: Device | None, alarm: Alarm) -> bool:
-    return device is not None and device.workload == alarm.workload and device.release > alarm.release
+def _is_about(alarm: Alarm, installed: Installed) -> bool:
+    """Does a device of the alarm run what it is about, or what was before that?"""
+    same = installed.device in alarm.devices and installed.workload == alarm.workload
+    return same and installed.release <= alarm.release
 
 
 def _harm(cohort: Cohort) -> str:

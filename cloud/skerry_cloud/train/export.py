@@ -7,13 +7,17 @@ writes stack traces with paths of this machine into every node, which weigh more
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import onnx
 import torch
 from torch import Tensor, nn
 
+from skerry_cloud.passes import Form, Material
+from skerry_cloud.train import networks
 from skerry_cloud.workloads import Workload
 from skerry_shared.files import write_durably
 
@@ -35,17 +39,52 @@ class Served(nn.Module):
         return torch.softmax(logits, dim=1), self._workload.watch(inputs)
 
 
+class Watch(nn.Module):
+    """What is monitored about raw input, alone: for models that were not trained here."""
+
+    def __init__(self, workload: Workload) -> None:
+        super().__init__()
+        self._workload = workload
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Monitors, batch × M."""
+        return self._workload.watch(inputs)
+
+
+@dataclass(frozen=True)
+class Onnx:
+    """The pass from a network to ONNX."""
+
+    name: ClassVar[str] = "onnx"
+    takes: ClassVar[Form] = "network"
+    gives: ClassVar[Form] = "onnx"
+
+    def __call__(self, source: Path, target: Path, material: Material) -> None:
+        """Export it as training does."""
+        network = networks.read(source, material.workload)
+        export(network, material.workload, torch.tensor(material.train.inputs[:2]), target)
+
+
 def export(network: nn.Module, workload: Workload, example: Tensor, path: Path) -> None:
     """Write the network durably as ONNX; ``example`` is a batch of two raw inputs or more, to trace with."""
-    served = Served(network, workload).eval()
-    with _quiet():
+    model = _onnx(Served(network, workload), workload.input.name, OUTPUTS, example)
+    write_durably(path, model.SerializeToString(deterministic=True))
+
+
+def watcher(workload: Workload, example: Tensor) -> onnx.ModelProto:
+    """The workload's ``watch`` as a model of its own."""
+    return _onnx(Watch(workload), workload.input.name, OUTPUTS[1:], example)
+
+
+def _onnx(module: nn.Module, name: str, outputs: Sequence[str], example: Tensor) -> onnx.ModelProto:
+    with quiet():
         program = torch.onnx.export(
-            served,
+            module.eval(),
             (example,),
             dynamo=True,
             opset_version=OPSET,
-            input_names=[workload.input.name],
-            output_names=list(OUTPUTS),
+            input_names=[name],
+            output_names=list(outputs),
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             verbose=False,
         )
@@ -53,7 +92,7 @@ def export(network: nn.Module, workload: Workload, example: Tensor, path: Path) 
     model = strip(program.model_proto)
     model.ir_version = IR_VERSION
     onnx.checker.check_model(model, full_check=True)
-    write_durably(path, model.SerializeToString(deterministic=True))
+    return model
 
 
 def strip(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -70,7 +109,7 @@ def strip(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without the exporter's advice to its own developers."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():

@@ -19,6 +19,7 @@ RECENT_SHARE = 0.5  # of a retraining's examples; repeated as often as it takes
 WEIGHT_DECAY = 1e-4
 
 Step = Callable[[int, int, float], None]  # done steps, all steps, loss
+Loss = Callable[[Tensor, Tensor, int], Tensor]  # of logits (batch × labels), their rows' places and view: a scalar
 
 
 @dataclass(frozen=True)
@@ -41,22 +42,37 @@ def start(seed: int, threads: int) -> None:
 
 
 def fit(
-    network: nn.Module, workload: Workload, examples: Examples, recent: NDArray[np.bool_], recipe: Recipe, step: Step
+    network: nn.Module,
+    workload: Workload,
+    examples: Examples,
+    recent: NDArray[np.bool_],
+    recipe: Recipe,
+    step: Step,
+    loss: Loss | None = None,
 ) -> None:
-    """Train the network in place. ``recent`` marks what a retraining is for; ``step`` hears of each batch."""
-    inputs, labels = torch.tensor(examples.inputs), torch.tensor(examples.labels)
+    """Train the network in place. ``recent`` marks what a retraining is for; ``step`` hears of each batch.
+
+    ``loss`` is the workload's, on the examples' labels, where nothing else is given.
+    """
+    inputs, loss = torch.tensor(examples.inputs), loss or _labels_loss(workload, examples)
     batches = [rows for epoch in schedule(recent, recipe) for rows in _batches(epoch, recipe.batch_size)]
     optimiser = torch.optim.AdamW(network.parameters(), recipe.learning_rate, weight_decay=WEIGHT_DECAY)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.learning_rate, total_steps=len(batches))
     network.train()
-    for done, rows in enumerate(batches, start=1):
-        loss = workload.loss(network(workload.prepare(inputs[rows])), labels[rows])
+    views = np.random.default_rng(recipe.seed).integers(workload.views, size=len(batches)).tolist()
+    for done, (rows, view) in enumerate(zip(batches, views, strict=True), start=1):
+        value = loss(network(workload.prepare(workload.view(inputs[rows], view))), rows, view)
         optimiser.zero_grad()
-        torch.autograd.backward(loss)
+        torch.autograd.backward(value)
         optimiser.step()
         rate.step()
-        step(done, len(batches), loss.item())
+        step(done, len(batches), value.item())
     network.eval()
+
+
+def _labels_loss(workload: Workload, examples: Examples) -> Loss:
+    labels = torch.tensor(examples.labels)
+    return lambda logits, rows, _: workload.loss(logits, labels[rows])
 
 
 def schedule(recent: NDArray[np.bool_], recipe: Recipe) -> list[NDArray[np.int64]]:

@@ -14,7 +14,7 @@ from skerry_cloud.adapters.onnx_model import OnnxModel
 from skerry_cloud.datasets import RECENT, REFERENCE, TEST, TRAIN, DatasetVersion, Rows
 from skerry_cloud.job import Progress, Report
 from skerry_cloud.specs import TrainSpec
-from skerry_cloud.train import fit
+from skerry_cloud.train import fit, networks
 from skerry_cloud.train.export import export
 from skerry_cloud.workloads import Workload
 from skerry_shared.errors import ModelError
@@ -70,13 +70,7 @@ def evaluate(
 
 
 def _network(workload: Workload, parent: Path | None) -> nn.Module:
-    network = workload.model()
-    if parent:
-        try:
-            network.load_state_dict(torch.load(parent / runs.WEIGHTS, weights_only=True))
-        except (OSError, RuntimeError) as error:
-            raise ModelError(f"{workload.name}: cannot start from the weights of {parent}: {error}") from None
-    return network
+    return networks.trained(parent / runs.WEIGHTS, workload) if parent else workload.model()
 
 
 def _recipe(spec: TrainSpec, workload: Workload, available: int) -> fit.Recipe:

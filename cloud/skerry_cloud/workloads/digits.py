@@ -24,8 +24,8 @@ class Digits(Workload):
     labels = tuple("0123456789")
     input = TensorSpec("picture", "uint8", (ANY, 8, 8))
     monitors = vision.MONITORS
-    max_drop = 2.0  # of some 140 test digits one is 0.7 points
-    max_loss = 10.0  # and what so few can show: a model that loses nothing may seem to lose 2
+    max_drop = 4.0  # points: of some 140 test digits one is 0.7, and so few cannot show much
+    max_loss = 10.0  # a model that loses nothing may seem to lose 2
     epochs = 12
     batch_size = 32
 
@@ -40,7 +40,11 @@ class Digits(Workload):
 
     def model(self) -> nn.Module:
         """Any torch module: what ``prepare`` returns in, logits out."""
-        return vision.ResidualCnn(len(self.labels), widths=(8, 16, 32), pool=False)
+        return self.student(1.0)
+
+    def student(self, width: float) -> nn.Module:
+        """Worth having, but not needed: a narrower network that compression may teach what the first one knows."""
+        return vision.ResidualCnn(len(self.labels), vision.scaled((8, 16, 32), width), pool=False)
 
     def prepare(self, inputs: Tensor) -> Tensor:
         """Becomes part of the exported model, so that devices pass raw pictures."""

@@ -3,7 +3,11 @@
 All of it takes pictures as ``grey`` gives them: float32 in 0..1, batch × height × width.
 """
 
+import itertools
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 MONITORS = ("brightness", "contrast", "sharpness", "noise")
@@ -34,16 +38,33 @@ def watch(pictures: Tensor) -> Tensor:
     )
 
 
-class ResidualCnn(nn.Module):
-    """Two residual blocks behind a stem: 73,000 parameters at the default widths, for pictures of 8 to 64 pixels."""
+def spoiled(pictures: NDArray[np.uint8]) -> dict[str, NDArray[np.uint8]]:
+    """Grey pictures (n × height × width) in poor light, noisy, out of focus: what happens to cameras."""
+    values = pictures.astype(np.float32)
+    noise = np.random.default_rng(0).normal(0, 20, pictures.shape)
+    padded = np.pad(values, ((0, 0), (1, 1), (1, 1)), mode="edge")
+    height, width = pictures.shape[1:]
+    blurred = np.mean([padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)], axis=0)
+    return {name: made.clip(0, 255).astype(np.uint8) for name, made in
+            {"dim": values * 0.6, "noise": values + noise, "blur": blurred}.items()}  # fmt: skip
 
-    def __init__(self, labels: int, widths: tuple[int, int, int] = (16, 32, 64), *, pool: bool = True) -> None:
-        """``pool`` halves the picture behind the stem: right from about 16 pixels up."""
+
+def scaled(widths: tuple[int, ...], width: float) -> tuple[int, ...]:
+    """The widths of a student: 8 at least, and multiples of 4, which keep kernels of several channels at once busy."""
+    return tuple(max(8, round(each * width / 4) * 4) for each in widths)
+
+
+class ResidualCnn(nn.Module):
+    """A stem and a residual block for each further width: 73,000 parameters by default; for 8 to 64 pixels."""
+
+    def __init__(self, labels: int, widths: tuple[int, ...] = (16, 32, 64), *, pool: bool = True) -> None:
+        """``pool`` halves the picture behind the stem: right from about 16 pixels up. Each block but the first does."""
         super().__init__()
-        stem, middle, last = widths
-        self.stem = nn.Sequential(_convolution(1, stem, 1), nn.ReLU(), nn.MaxPool2d(2) if pool else nn.Identity())
-        self.blocks = nn.Sequential(Residual(stem, middle, 1), Residual(middle, last, 2))
-        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(last, labels))
+        stem = _convolution(1, widths[0], 1)
+        self.stem = nn.Sequential(stem, nn.ReLU(), nn.MaxPool2d(2) if pool else nn.Identity())
+        sizes = itertools.pairwise(widths)
+        self.blocks = nn.Sequential(*(Residual(*size, 2 if place else 1) for place, size in enumerate(sizes)))
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], labels))
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Logits (batch × labels) of normalised pictures, batch × height × width."""

@@ -3,11 +3,13 @@
 Everything a device must do with its raw input stands in two methods that become part of the exported graph: ``prepare``
 (raw input to what the network takes) and ``watch`` (what to monitor about the input). So training and serving cannot
 differ, and a device needs no Python of yours. ``digits.py`` beside this file is a complete example.
+
+Who imports models (`skerry model import`) needs neither ``model`` nor ``prepare``: what a file does stands in the file.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -28,33 +30,51 @@ class Workload(ABC):
     owner: ClassVar[str]  # whom to ask; stands in every bundle
     labels: ClassVar[tuple[str, ...]]  # in the order of the network's logits
     input: ClassVar[TensorSpec]  # the raw input, its first dimension ANY
-    monitors: ClassVar[tuple[str, ...]] = ("mean", "spread")  # names of what ``watch`` returns
+    monitors: ClassVar[tuple[str, ...]] = ("mean", "spread")  # names of what ``watch`` returns; () for nothing
 
     modes: ClassVar[Mapping[str, str]] = {}  # of monitors whose values follow the ones before: "residual"
 
     max_drop: ClassVar[float] = 1.0  # points of accuracy that compression may cost
+    max_slice_drop: ClassVar[float] = 5.0  # and in each slice, or under a corruption more than the float model loses
     max_loss: ClassVar[float] = 1.0  # points on old data that a retrained model may lose for a gain on recent data
     epochs: ClassVar[int] = 4
     batch_size: ClassVar[int] = 64
     learning_rate: ClassVar[float] = 0.01  # the peak of the one-cycle schedule
+    views: ClassVar[int] = 1  # how many there are: see ``view``
     train_size: ClassVar[int] = 0  # how many examples an epoch takes, 0 for all
 
     @abstractmethod
     def examples(self) -> Examples:
         """The data to learn from. Raises NotFoundError, with what to install, if they are not on this machine."""
 
-    @abstractmethod
     def model(self) -> nn.Module:
-        """A fresh network: what ``prepare`` returns in, logits (batch × labels) out."""
+        """A fresh network: what ``prepare`` returns in, logits (batch × labels) out.
 
-    @abstractmethod
+        Raises ConfigError where there is none: then models are imported, and none can be trained.
+        """
+        raise ConfigError(f"workload {self.name}: has no model() to train; write one, or use `skerry model import`")
+
+    def student(self, width: float) -> nn.Module | None:  # noqa: ARG002
+        """A fresh network, ``width`` times as wide as ``model``'s, for distillation; None: there is none to build."""
+        return None
+
     def prepare(self, inputs: Tensor) -> Tensor:
         """Raw input to the float32 that the network takes. Tensor operations only: this is exported with the model."""
+        return inputs.float()
+
+    def view(self, inputs: Tensor, number: int) -> Tensor:  # noqa: ARG002
+        """The same raw inputs as they might have been as well, such as mirrored; for training. 0: as they are."""
+        return inputs
+
+    def seen(self, inputs: NDArray[Any], number: int) -> NDArray[Any]:
+        """``view`` of an array."""
+        seen: NDArray[Any] = self.view(torch.tensor(inputs), number).numpy()
+        return seen
 
     def watch(self, inputs: Tensor) -> Tensor:
         """What to monitor about raw inputs, in the order of ``monitors``: float32, batch × M. Exported as well."""
         values = inputs.float().flatten(1)
-        return torch.stack([values.mean(1), values.std(1)], dim=1)
+        return torch.stack([values.mean(1), values.std(1)], dim=1)[:, : len(self.monitors)]
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """What training minimises: a scalar. Cross entropy."""
@@ -65,6 +85,14 @@ class Workload(ABC):
         right = scores.argmax(axis=1) == labels
         recalls = [right[labels == label].mean() for label in np.unique(labels)]
         return {"accuracy": float(right.mean()), "macro recall": float(np.mean(recalls))}
+
+    def slices(self, examples: Examples) -> Mapping[str, NDArray[np.bool_]]:  # noqa: ARG002
+        """Parts of the data, by name, in which a variant must not lose more than ``max_slice_drop``: masks of rows."""
+        return {}
+
+    def corruptions(self, inputs: NDArray[Any]) -> Mapping[str, NDArray[Any]]:  # noqa: ARG002
+        """Raw inputs as the world may spoil them, by the corruption's name; the same inputs give the same."""
+        return {}
 
     def validate(self, examples: Examples) -> None:
         """Raises InputError, naming the field, unless the examples are what this workload declares."""
@@ -87,7 +115,7 @@ def check(cls: type[Workload]) -> None:
     types: Mapping[str, type] = {"name": str, "owner": str, "labels": tuple, "input": TensorSpec, "monitors": tuple}
     for attribute, kind in types.items():
         value = getattr(cls, attribute, None)
-        if not value or not isinstance(value, kind):
+        if not isinstance(value, kind) or not (value or attribute == "monitors"):
             raise ConfigError(
                 f"workload {cls.__name__}: {attribute} must be a {kind.__name__} with content, got {value!r}"
             )

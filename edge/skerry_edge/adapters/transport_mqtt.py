@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from skerry_shared.errors import LinkError
-from skerry_shared.mqtt import OFFLINE, ONLINE, tls, topic
+from skerry_shared.mqtt import DESIRED, OFFLINE, ONLINE, tls, topic
 from skerry_shared.ports.carrier import Link, TlsFiles
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class _MqttLink:
         """Return once we can listen and somebody listens to us. Raises LinkError."""
         self._client.loop_start()
         await self._unless_lost(self._connected)
-        self._client.subscribe([(self._name("desired"), 1), (self._name("ack"), 1)])
+        self._client.subscribe([(self._name(DESIRED), 1), (self._name("ack"), 1)])
         await self._unless_lost(self._subscribed)
         await self._publish("status", ONLINE, retain=True)
 

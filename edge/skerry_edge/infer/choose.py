@@ -24,6 +24,7 @@ class Finding:
     p50_ms: float = 0.0  # of one example
     load_ms: float = 0.0
     batch: int = 1  # examples that are worth running together
+    memory_mb: float = 0.0  # that it took to be loaded and to answer
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Choice:
     reason: str
     fallback_from: str = ""  # the accelerator that should have done it
     p50_ms: float = 0.0  # of one example; 0: not measured
+    memory_mb: float = 0.0  # likewise
 
 
 def choose(findings: Sequence[Finding]) -> Choice:
@@ -45,10 +47,12 @@ def choose(findings: Sequence[Finding]) -> Choice:
     best = min(usable, key=lambda finding: finding.p50_ms)
     broken = [finding for finding in findings if finding.fault and finding.provider != CPU]
     if best.provider == CPU and broken and all(finding.provider == CPU for finding in usable):
-        return Choice(CPU, best.batch, f"{broken[0].provider}: {broken[0].fault}", broken[0].provider, best.p50_ms)
+        reason = f"{broken[0].provider}: {broken[0].fault}"
+        return Choice(CPU, best.batch, reason, broken[0].provider, best.p50_ms, best.memory_mb)
     others = "".join(f", {one.provider} {one.p50_ms:.3g} ms" for one in usable if one is not best)
     faults = "".join(f"; {one.provider}: {one.fault}" for one in findings if one.fault)
-    return Choice(best.provider, best.batch, f"{best.provider} {best.p50_ms:.3g} ms{others}{faults}", "", best.p50_ms)
+    reason = f"{best.provider} {best.p50_ms:.3g} ms{others}{faults}"
+    return Choice(best.provider, best.batch, reason, "", best.p50_ms, best.memory_mb)
 
 
 def runs_at_once(choice: Choice, cores: int) -> int:

@@ -5,19 +5,20 @@ A request is checked against the manifest before the model sees it, so that a wr
 name, and never the model's. What was found right once is recognised by its names, dtypes and shapes.
 """
 
+import math
 import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import getrandbits  # reseeded by a fork, unlike a counter
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skerry_edge.infer.scheduler import Lane, Limits, Load
-from skerry_shared.errors import InputError, ModelError, NotFoundError, StateError
+from skerry_shared.errors import InputError, ModelError, NotFoundError, OverloadError, StateError
 from skerry_shared.ports.runtime import Model, Tensors
 from skerry_shared.release import ANY, Manifest, TensorSpec
 
@@ -27,6 +28,7 @@ Observe = Callable[[Sequence[str], Tensors, Tensors], None]
 
 ID_BITS = 96  # of a prediction id: unique, not secret
 FORMS = 64  # kinds of request that are recognised; beyond it each is checked anew
+LOADS = 64  # releases that serve no more and whose load is still known; the oldest give way
 
 DEFAULT_LIMITS = Limits(threads=os.cpu_count() or 1)
 
@@ -57,85 +59,90 @@ class Prediction(NamedTuple):
 
 
 class Engine:
-    """Answers requests with whatever models were put in last; any number of threads.
-
-    One of the models is the default: the device's assignment. Others may serve beside it.
-    """
+    """Answers requests with whatever models were put in last, one a workload; any number of threads."""
 
     def __init__(self) -> None:
         self._served: Mapping[str, _Served] = {}  # replaced as a whole: a reader sees one state of it
-        self._default: _Served | None = None
+        self._only: _Served | None = None  # whom a request without a name is for
+        self._loads: dict[tuple[str, int], Load] = {}
+        self._least = -math.inf  # priority that is served
         self._changing = threading.Lock()
 
-    @property
-    def manifest(self) -> Manifest | None:
-        """Of the default model; None before there is one."""
-        default = self._default
-        return default.active.manifest if default else None
+    def manifest(self, name: str) -> Manifest | None:
+        """Of the model of this name; None if none serves."""
+        served = self._served.get(name)
+        return served.active.manifest if served else None
 
     def manifests(self) -> list[Manifest]:
-        """Of all models that serve, the default first."""
-        served, default = self._served, self._default
-        return [one.active.manifest for one in sorted(served.values(), key=lambda one: one is not default)]
+        """Of all models that serve, by name."""
+        return [served.active.manifest for _, served in sorted(self._served.items())]
 
-    def loads(self) -> dict[str, Load]:
-        """By model: how many requests waited, were shed, … since it began to serve."""
-        return {name: served.lane.load for name, served in self._served.items()}
+    def loads(self) -> dict[tuple[str, int], Load]:
+        """By model and release: how many requests waited, were shed, … so far; kept while the model is replaced."""
+        return dict(self._loads)
 
-    def swap(self, active: Active | None) -> None:
-        """Let ``active`` be the default from the next request on, in place of the present one; None: no default."""
+    def swap(self, active: Active) -> None:
+        """Let ``active`` answer from the next request on, in place of the model of its name."""
+        name, release = active.manifest.workload, active.manifest.release
         with self._changing:
-            before, served = self._default, dict(self._served)
-            if before:
-                served.pop(before.active.manifest.workload, None)
-            self._default = _Served(active) if active else None
-            if active and self._default:
-                served[active.manifest.workload] = self._default
-            self._served = served
+            self._set({**self._served, name: _Served(active, self._load_of(name, release))})
 
-    def add(self, active: Active) -> None:
-        """Let ``active`` serve beside the default, in place of one of its name. Raises StateError for the default's."""
+    def drop(self, name: str) -> None:
+        """Let the model of this name, if there is one, answer no more."""
         with self._changing:
-            name = active.manifest.workload
-            if self._default and self._default.active.manifest.workload == name:
-                raise StateError(f"model {name!r}: is the one that was assigned; an assignment replaces it")
-            self._served = {**self._served, name: _Served(active)}
+            self._set({other: served for other, served in self._served.items() if other != name})
 
-    def remove(self, name: str) -> None:
-        """Let a model that was added serve no more. Raises NotFoundError, or StateError for the default."""
-        with self._changing:
-            found = self._find(name)
-            if found is self._default:
-                raise StateError(f"model {name!r}: is the one that was assigned; an assignment replaces it")
-            self._served = {other: served for other, served in self._served.items() if other != name}
+    def serve_from(self, priority: float) -> None:
+        """Shed requests of a lower priority at once, until told otherwise."""
+        self._least = priority
 
     def predict(
         self, inputs: Tensors, model: str = "", timeout_s: float | None = None, priority: int = 0
     ) -> Prediction:
-        """Answer a batch by the named model, or the default. A request of a higher priority goes first.
+        """Answer a batch by the named model, or by the only one. A request of a higher priority goes first.
 
-        Raises StateError without a model, NotFoundError, InputError on wrong tensors, ModelError if the model fails,
-        OverloadError, and DeadlineError if it could not begin within ``timeout_s`` seconds.
+        Raises StateError without a model, NotFoundError, InputError on wrong tensors or where several models serve and
+        none is named, ModelError if the model fails, OverloadError, and DeadlineError if it could not begin within
+        ``timeout_s`` seconds.
         """
-        served = self._find(model) if model else self._default  # read once: a swap must not come in between
-        if served is None:
-            raise StateError("no model is installed yet")
+        served = self._find(model) if model else self._only or self._unnamed()  # once: a swap must not come between
+        if priority < self._least:
+            served.lane.load.shed += 1
+            raise OverloadError("the device is hot or short of memory; it answers no requests of low priority now")
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         return served.predict(inputs, deadline, priority)
+
+    def _load_of(self, name: str, release: int) -> Load:
+        """The counts of a release; they go on if it comes back."""
+        serving = {(name, served.active.manifest.release) for name, served in self._served.items()}
+        for gone in [key for key in self._loads if key not in serving][:-LOADS]:
+            del self._loads[gone]
+        return self._loads.setdefault((name, release), Load())
+
+    def _set(self, served: "Mapping[str, _Served]") -> None:
+        self._served = served
+        self._only = next(iter(served.values())) if len(served) == 1 else None
 
     def _find(self, name: str) -> "_Served":
         try:
             return self._served[name]
         except KeyError:
-            known = ", ".join(map(repr, self._served)) or "none"
-            raise NotFoundError(f"model {name!r}: not here; this device serves {known}") from None
+            raise NotFoundError(f"model {name!r}: not here; this device serves {self._names() or 'none'}") from None
+
+    def _unnamed(self) -> NoReturn:
+        if names := self._names():
+            raise InputError(f"model: name one of {names}")
+        raise StateError("no model is installed yet")
+
+    def _names(self) -> str:
+        return ", ".join(map(repr, sorted(self._served)))
 
 
 class _Served:
     """A model with its lane."""
 
-    def __init__(self, active: Active) -> None:
-        self.active, self.lane = active, Lane(active.model, active.limits)
+    def __init__(self, active: Active, load: Load) -> None:
+        self.active, self.lane = active, Lane(active.model, active.limits, load)
         self._examples: dict[object, int] = {}  # of requests that were found right, by their form
 
     def predict(self, inputs: Tensors, deadline: float | None, priority: int) -> Prediction:

@@ -1,7 +1,7 @@
 """What was measured and built for a model, kept under a key of everything that it depends on.
 
-DIR/engines/KEY/ holds what a provider built (TensorRT's engines) and ``finding``. Another model, runtime, provider,
-thread count, driver or board gives another key, so nothing here is ever stale. The oldest give way.
+engines/KEY/ in a workload's folder holds what a provider built (TensorRT's engines) and ``finding``. Another model,
+runtime, provider, thread count, driver or board gives another key, so nothing here is ever stale. The oldest give way.
 """
 
 import hashlib

@@ -60,15 +60,16 @@ def measure(job: Job) -> Finding:
     """Raises ModelError if the provider cannot be used."""
     unpacked = bundle.load(Path(job.folder))
     runtime: Runtime = plugins.load(GROUP, unpacked.manifest.target.runtime)()
-    start = time.perf_counter()
+    before, start = _memory("RssAnon"), time.perf_counter()
     model = runtime.load(unpacked.model, job.threads, job.provider, Path(job.cache))
     load_ms = (time.perf_counter() - start) * 1e3
     tolerance = unpacked.manifest.tolerance
     apart = golden.worst(unpacked.golden, model.run(unpacked.golden.inputs), tolerance)
     p50_ms = _median_ms(model, _repeated(unpacked.golden.inputs, 1), RUNS, RUNS_S)
     batch = _batch(model, unpacked)
+    memory_mb = (_memory("RssAnon") - before) / (1 << 20)
     _check_leak(model, unpacked.golden.inputs)
-    return Finding(job.provider, "", apart, p50_ms, load_ms, batch)
+    return Finding(job.provider, "", apart, p50_ms, load_ms, batch, memory_mb)
 
 
 def _restrain(job: Job) -> None:

@@ -5,6 +5,7 @@ The agent tries (``Loader.load``); an application in whose process a model runs 
 
 import hashlib
 import logging
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,16 @@ from pathlib import Path
 from skerry_edge.infer.choose import Choice, Finding, choose
 from skerry_edge.infer.engines import Engines, Key, device_class
 from skerry_edge.infer.measure import GROUP, Job
-from skerry_edge.infer.trial import Progress, try_out
+from skerry_edge.infer.trial import PROGRESS_S, Progress, try_out
 from skerry_shared import plugins
 from skerry_shared.bundle import Bundle
 from skerry_shared.errors import ModelError, UsageError
+from skerry_shared.locking import turn
 from skerry_shared.ports.runtime import CPU, Model, Runtime
 
 log = logging.getLogger(__name__)
+
+TRIALS = threading.Lock()  # they take a core and measure times: one at a time
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ def _usable(name: str) -> bool:
 
 
 class Loader:
-    """Loads models for the agent. One thread at a time."""
+    """Loads the models of one workload. One thread at a time; those of several loaders try one after the other."""
 
     def __init__(self, engines: Engines, settings: Settings, progress: Progress = log.info) -> None:
         self._engines, self._settings, self._progress = engines, settings, progress
@@ -98,7 +102,8 @@ class Loader:
         settings, cache = self._settings, self._engines.made(key).resolve()
         folder = bundle.model.parent.resolve()  # the child has another working directory
         job = Job(str(folder), provider, settings.threads, str(cache), settings.memory_bytes)
-        finding = try_out(job, self._progress)
+        with turn(TRIALS, PROGRESS_S, lambda: self._progress("waits: another model is being tried")):
+            finding = try_out(job, self._progress)
         if not finding.fault:
             self._engines.save(key, finding)
         return finding

@@ -32,23 +32,26 @@ class Limits:
 
 @dataclass
 class Load:
-    """What became of requests that could not run at once."""
+    """What became of requests that could not run at once; counts only rise."""
 
     waited: int = 0
     shared: int = 0  # that ran as part of another's batch
-    shed: int = 0  # the queue was full
+    shed: int = 0  # refused at once: the queue was full, or the device too hot for requests of low priority
     expired: int = 0  # the deadline passed before they began
 
 
 class Lane:
     """Runs one model, within its limits. Thread-safe."""
 
-    def __init__(self, model: Model, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, model: Model, limits: Limits, load: Load | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """``load`` is what to count in; ``clock`` gives seconds."""
         self._model, self._limits, self._clock = model, limits, clock
         self._permits = [True] * limits.threads  # list.pop and append are atomic: no lock while nothing waits
         self._queue: list[_Waiter] = []  # the next one first
         self._lock, self._numbers = threading.Lock(), 0
-        self.load = Load()
+        self.load = load or Load()
 
     def run(self, inputs: Tensors, examples: int, deadline: float | None = None, priority: int = 0) -> Tensors:
         """Answer a checked request of so many examples. ``deadline``: by ``clock``; a higher priority goes first.

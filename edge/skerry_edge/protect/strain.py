@@ -6,6 +6,7 @@ application's answer comes last. Pure; the agent acts.
 
 from dataclasses import dataclass
 from enum import IntEnum
+from math import inf
 from typing import Protocol
 
 RELIEF_C = 5.0  # a board must cool by so much below a limit before it counts as cooler; else it would swing
@@ -45,7 +46,7 @@ class Allowance:
     sample_share: float  # of the samples that the configuration asks for
     shadow: bool  # may a candidate answer beside the champion?
     threads: int  # of a model that is loaded now
-    low_priority: bool  # are requests of low priority served?
+    priority: float  # of a request that is served at all; those of low priority have one below 0
 
 
 def strain(load: Load, limits: Limits, before: Strain) -> Strain:
@@ -63,7 +64,7 @@ def strain(load: Load, limits: Limits, before: Strain) -> Strain:
 def allowance(level: Strain, threads: int) -> Allowance:
     """What may be done under this strain, where ``threads`` are configured."""
     if level is Strain.NONE:
-        return Allowance(1.0, True, threads, True)
+        return Allowance(1.0, True, threads, -inf)
     if level is Strain.WARM:
-        return Allowance(0.25, False, max(1, threads // 2), True)
-    return Allowance(0.05, False, 1, False)
+        return Allowance(0.25, False, max(1, threads // 2), -inf)
+    return Allowance(0.05, False, 1, 0)

@@ -32,6 +32,11 @@ class Watchdog:
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
 
+    def expect(self, part: str, limit_s: float) -> None:
+        """From now on this part beats too, every ``limit_s`` seconds at least."""
+        self._beats[part] = self._timer()
+        self._limits = {**self._limits, part: limit_s}
+
     def start(self) -> None:
         """Begin to look."""
         self._thread.start()

@@ -1,8 +1,8 @@
 """What the Open Inference Protocol's servers serve and say, whichever wire it goes over.
 
 Every description is one document in the names of the protocol's JSON; REST sends it as it is, and gRPC parses it into
-the message of the same fields. Which models there are is decided by the fleet's assignment: the repository extension
-shows them, loading the one that serves succeeds and changes nothing, and unloading is refused.
+the message of the same fields. Which models there are is decided by the fleet's assignments: the repository extension
+shows those that serve, loading one of them succeeds and changes nothing, and unloading is refused.
 """
 
 import time
@@ -19,7 +19,7 @@ from skerry_shared.release import ANY, Manifest, TensorSpec
 EXTENSIONS = ("binary_tensor_data", "model_repository", "model_configuration", "schedule_policy", "statistics")
 MAX_BATCH = 1024  # examples in one request that the model configuration promises, where the batch is free
 DEFAULT_LEVEL = 2  # of priority
-RELEASES = 16  # whose statistics are kept; the oldest give way
+RELEASES = 64  # whose statistics are kept; the oldest give way
 
 Document = dict[str, Any]
 T = TypeVar("T")
@@ -39,13 +39,12 @@ class Prediction(Protocol):
 
 
 class Engine(Protocol):
-    """What answers. ``manifest`` is of the device's assignment, ``manifests`` are of all models that serve.
+    """What answers. ``manifest`` is of the model of that name, if one serves, ``manifests`` are of all that serve.
 
     ``predict`` raises SkerryError. A request of a higher ``priority`` goes first.
     """
 
-    @property
-    def manifest(self) -> Manifest | None: ...  # noqa: D102
+    def manifest(self, name: str) -> Manifest | None: ...  # noqa: D102
     def manifests(self) -> Sequence[Manifest]: ...  # noqa: D102
     def predict(  # noqa: D102
         self, inputs: Tensors, model: str = "", timeout_s: float | None = None, priority: int = 0
@@ -81,7 +80,7 @@ class Catalog:
 
     def serves(self, name: str, version: str = "") -> bool:
         """Whether this model, in this version if one is given, serves."""
-        return any(_is(manifest, name, version) for manifest in self._engine.manifests())
+        return self._serving(name, version) is not None
 
     def answer(
         self, name: str, version: str, read: Callable[[], Tensors], write: Callable[[Prediction], T], policy: Policy
@@ -153,17 +152,17 @@ class Catalog:
         """Raises UsageError always, NotFoundError or StateError where there is no such model."""
         manifest = self._find(name)
         raise UsageError(
-            f"model {name!r}: not unloaded; release {manifest.release} is the fleet's assignment to this device, "
-            "and an operator changes it with `skerry rollout`"
+            f"model {name!r}: not unloaded; release {manifest.release} is the fleet's assignment to this device; "
+            "an operator changes it with `skerry rollout`, or takes it off with `skerry device drop`"
         )
 
+    def _serving(self, name: str, version: str) -> Manifest | None:
+        manifest = self._engine.manifest(name)
+        return manifest if manifest and version in ("", str(manifest.release)) else None
+
     def _find(self, name: str, version: str = "") -> Manifest:
-        assigned = self._engine.manifest
-        if assigned is not None and _is(assigned, name, version):  # as a rule
-            return assigned
-        for manifest in self._engine.manifests():
-            if _is(manifest, name, version):
-                return manifest
+        if manifest := self._serving(name, version):
+            return manifest
         here = ", ".join(f"{manifest.workload!r} {manifest.release}" for manifest in self._engine.manifests())
         if not here:
             raise StateError("no model is installed yet")
@@ -197,10 +196,6 @@ def _number(parameters: Mapping[str, object], name: str) -> int:
     if type(value) is not int or not 0 <= value < 1 << 63:
         raise InputError(f"parameter {name!r}: {str(value)[:40]!r} is not a number from 0")
     return value
-
-
-def _is(manifest: Manifest, name: str, version: str) -> bool:
-    return name == manifest.workload and version in ("", str(manifest.release))
 
 
 def _platform(manifest: Manifest) -> str:

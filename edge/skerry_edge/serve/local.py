@@ -22,7 +22,7 @@ from skerry_shared.errors import InputError
 log = logging.getLogger(__name__)
 
 SERVICE = "skerry.v1.Local"
-TABLES = ("windows", "samples", "labels")  # events are the agent's own to tell
+TABLES = ("windows", "samples", "labels", "load")  # events are the agent's own to tell
 MAX_LABEL = 1024  # characters of a prediction id or a label
 WAITING = 256  # reports that may wait for the agent; older ones give way
 TRUTHS = 4096  # late labels that may wait, and that one call may carry

@@ -63,7 +63,7 @@ class SocketClient:
         self._headers: dict[object, tuple[bytes, Header]] = {}
 
     def predict(self, inputs: Tensors, model: str = "", timeout_s: float | None = None, priority: int = 0) -> Answer:
-        """Answer a batch (first dimension: examples) by the named model, or the device's.
+        """Answer a batch (first dimension: examples) by the named model, or by the device's only one.
 
         Raises what the agent does (InputError, StateError, ModelError, OverloadError, DeadlineError, NotFoundError), or
         LinkError if it cannot be reached; the next call tries again.

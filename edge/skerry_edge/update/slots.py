@@ -1,6 +1,6 @@
 """Two slots, a and b, and one pointer that says which of them serves.
 
-The pointer, state/active, is one small file that is replaced atomically: that is the switch, and writing the
+The pointer, ``active``, is one small file that is replaced atomically: that is the switch, and writing the
 predecessor back is the undo. The other slot is spare: whatever lies in it, a half-written bundle too, may be thrown
 away. Order of writes, each durable before the next: the pointer forgets the predecessor, the spare slot is emptied and
 filled, its mark is written, the pointer moves.
@@ -16,6 +16,7 @@ from skerry_shared.errors import StateError
 from skerry_shared.files import sync_folder, write_durably
 
 NAMES = ("a", "b")
+POINTER = "active"
 MARK = "complete"  # inside a slot; holds the SHA-256 of the bundle that was unpacked there
 
 
@@ -31,21 +32,21 @@ class Pointer:
 
 
 class Slots:
-    """Reads and moves the pointer. One process writes (the agent); any may read."""
+    """Those of one workload, in its folder. One process writes (the agent); any may read."""
 
-    def __init__(self, folder: Path, pointer: Path) -> None:
-        self._folder, self._pointer = folder, pointer
+    def __init__(self, folder: Path) -> None:
+        self._folder, self.pointer = folder, folder / POINTER
 
     def active(self) -> Pointer | None:
         """What serves; None before the first switch. Raises StateError if the pointer is damaged."""
         try:
-            values = json.loads(self._pointer.read_bytes())
+            values = json.loads(self.pointer.read_bytes())
             previous = values.pop("previous")
             return Pointer(**values, previous=Pointer(**previous) if previous else None)
         except FileNotFoundError:
             return None
         except (ValueError, TypeError, KeyError) as error:
-            raise StateError(f"{self._pointer}: damaged ({error})") from None
+            raise StateError(f"{self.pointer}: damaged ({error})") from None
 
     def path(self, slot: str) -> Path:
         """Where the slot's bundle is unpacked."""
@@ -67,9 +68,8 @@ class Slots:
         slot = NAMES[1] if active and active.slot == NAMES[0] else NAMES[0]
         if active and active.previous:
             self._write(replace(active, previous=None))
-        folder = self.path(slot)
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        folder = self._emptied(slot)
+        folder.mkdir()
         bundle.unpack(data, folder)
         for inner in folder.rglob("*"):
             if inner.is_dir():  # Python 3.10 lists files for "*/" too
@@ -90,11 +90,32 @@ class Slots:
         if active and active.previous:
             self._write(active.previous)
         elif active:
-            self._pointer.unlink()
-            sync_folder(self._pointer.parent)
+            self._forget()
+
+    def clear(self) -> None:
+        """Nothing serves, and nothing is kept: neither bundles nor what was built for them."""
+        self._forget()
+        for slot in NAMES:
+            self._emptied(slot)
+        for other in self._folder.iterdir():
+            if other.is_dir():
+                shutil.rmtree(other, ignore_errors=True)
+
+    def _forget(self) -> None:
+        self.pointer.unlink(missing_ok=True)
+        sync_folder(self._folder)
+
+    def _emptied(self, slot: str) -> Path:
+        """The slot's place, with nothing there. The mark goes first: half a bundle must not pass for a whole one."""
+        folder = self.path(slot)
+        if (folder / MARK).exists():
+            (folder / MARK).unlink()
+            sync_folder(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+        return folder
 
     def _write(self, pointer: Pointer) -> None:
-        write_durably(self._pointer, json.dumps(asdict(pointer), indent=1).encode())
+        write_durably(self.pointer, json.dumps(asdict(pointer), indent=1).encode())
 
     def _mark(self, slot: str) -> str:
         try:

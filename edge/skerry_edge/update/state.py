@@ -1,6 +1,7 @@
-"""What a device remembers of its assignment across a power cut: one small JSON file, replaced durably.
+"""What a device remembers of a workload's assignment across a power cut: one small JSON file, replaced durably.
 
-``counter`` is the highest that was ever accepted, and never falls: an assignment below it is a replay. ``floor`` is the
+``counter`` is the highest that was ever accepted for the workload, and never falls, not even when the workload is taken
+off the device: an assignment below it is a replay. ``floor`` is the
 latest signed time of issue: a clock behind it is wrong, and must not make something expired valid again.
 """
 

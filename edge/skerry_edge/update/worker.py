@@ -1,4 +1,4 @@
-"""Drives the update flow in a thread of its own: what comes from other threads waits here, bounded."""
+"""Drives the updates of one workload in a thread of its own: what comes from other threads waits here, bounded."""
 
 import threading
 import time
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skerry_edge.update.flow import UpdateFlow
+from skerry_edge.update.plan import Order
 from skerry_shared.ports.runtime import Tensors
 
 BEAT_S = 5.0  # between signs of life while there is nothing to do
@@ -17,76 +18,86 @@ WAITING = 1024  # samples, labels and failures that may wait; older ones give wa
 
 
 class Worker:
-    """Thread-safe front of an UpdateFlow. ``run`` is the thread."""
+    """Thread-safe front of an UpdateFlow."""
 
-    def __init__(self, flow: UpdateFlow, beat: Callable[[], None] = lambda: None) -> None:
-        """``beat`` is called whenever the thread comes round: between steps and every few seconds of waiting."""
-        self._beat = beat
+    def __init__(
+        self, name: str, flow: UpdateFlow, beat: Callable[[], None], broke: Callable[[Exception], None]
+    ) -> None:
+        """``beat`` is called whenever the thread comes round: between steps and every few seconds of waiting.
+
+        ``broke`` hears of an error that is no SkerryError: the process must not go on half alive.
+        """
+        self.flow, self._beat, self._broke = flow, beat, broke
         self._urgent: deque[Callable[[], None]] = deque(maxlen=8)  # complaints; the same ones come again
-        self._flow, self._desired = flow, deque[bytes](maxlen=1)  # the newest assignment is the one that counts
+        self._desired: deque[Order] = deque(maxlen=1)  # the newest order is the one that counts
         self._tasks: deque[Callable[[], None]] = deque(maxlen=WAITING)
         self._wake, self._closing = threading.Event(), False
+        self._thread = threading.Thread(target=self._live, name=f"skerry-{name}", daemon=True)
         self.dropped = 0
 
-    @property
-    def proving(self) -> bool:
-        """Are samples wanted?"""
-        return self._flow.proving
+    def start(self) -> None:
+        """Begin to work."""
+        self._thread.start()
 
-    @property
-    def shadowing(self) -> bool:
-        """Are samples wanted for a candidate that serves nobody?"""
-        return self._flow.shadowing
-
-    def desire(self, data: bytes) -> None:
-        """A serialised Signed assignment came."""
-        self._desired.append(data)
+    def desire(self, order: Order) -> None:
+        """An order came that the director signed."""
+        self._desired.append(order)
         self._wake.set()
 
     def sample(self, release: int, prediction_id: str, inputs: Tensors, scores: NDArray[np.float32]) -> None:
         """A live answer: the inputs as a batch of one, the scores one per label."""
-        self._add(partial(self._flow.compare, release, prediction_id, inputs, scores))
+        self._add(partial(self.flow.compare, release, prediction_id, inputs, scores))
 
     def learn(self, prediction_id: str, label: str) -> None:
         """The late truth of a prediction."""
-        self._add(partial(self._flow.learn, prediction_id, label))
+        self._add(partial(self.flow.learn, prediction_id, label))
 
     def failed(self, release: int) -> None:
         """A live request that the model could not answer."""
-        self._add(partial(self._flow.failed, release))
+        self._add(partial(self.flow.failed, release))
 
     def complain(self, release: int, reason: str) -> None:
         """The model that serves does not do its job; comes before all else that waits."""
-        self._urgent.append(partial(self._flow.complain, release, reason))
+        self._urgent.append(partial(self.flow.complain, release, reason))
         self._wake.set()
 
     def recheck(self) -> None:
         """The golden inputs are due again."""
-        self._urgent.append(self._flow.recheck)
+        self._urgent.append(self.flow.recheck)
         self._wake.set()
 
     def settle(self) -> None:
         """The agent ran for long enough."""
-        self._add(self._flow.settle)
+        self._add(self.flow.settle)
 
-    def run(self) -> None:
-        """Until ``close``. An error that is no SkerryError ends it: the process must not go on half alive."""
-        self._flow.start()
+    def close(self) -> None:
+        """Let the thread end after its present step; it may still swap models and report."""
+        self._closing = True
+        self._wake.set()
+
+    def join(self) -> None:
+        """Wait for the thread's end."""
+        if self._thread.ident:
+            self._thread.join()
+
+    def _live(self) -> None:
+        try:
+            self._work()
+        except Exception as error:  # noqa: BLE001 - whoever hears of it ends the process
+            self._broke(error)
+
+    def _work(self) -> None:
+        self.flow.start()
         self._beat()
         while not self._closing:
-            self._pause(self._flow.advance())
+            self._pause(self.flow.advance())
             while self._urgent and not self._closing:
                 self._urgent.popleft()()
             while self._desired and not self._closing:
-                self._flow.receive(self._desired.popleft())
+                self.flow.receive(self._desired.popleft())
             while self._tasks and not (self._urgent or self._closing):
                 self._tasks.popleft()()
                 self._beat()
-
-    def close(self) -> None:
-        """Let ``run`` return after its present step."""
-        self._closing = True
-        self._wake.set()
 
     def _pause(self, seconds: float | None) -> None:
         """Wait for news, ``seconds`` at most, with signs of life."""

@@ -114,7 +114,7 @@ class Lineage(google.protobuf.message.Message):
     dataset_sha256: builtins.str
     run: builtins.int
     code: builtins.str
-    """revision of the code that trained, or "unknown" """
+    """revision of the code that trained, or "unknown"; "sha256:…" of an imported file"""
     parent: builtins.int
     """release whose weights the run started from; 0 = from scratch"""
     def __init__(
@@ -183,7 +183,7 @@ class Manifest(google.protobuf.message.Message):
     release: builtins.int
     owner: builtins.str
     tolerance: builtins.float
-    """a golden output may differ by at most this much"""
+    """a golden output may differ by this much, relatively where it is beyond 1"""
     model_file: builtins.str
     """name of the model inside the bundle"""
     @property
@@ -223,7 +223,7 @@ global___Manifest = Manifest
 
 @typing.final
 class Assignment(google.protobuf.message.Message):
-    """Who runs what. Signed by the director; the counter never falls for a device."""
+    """Which bundle of one workload one device runs. Signed by the director; the counter rises with each word to a device."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -256,7 +256,7 @@ class Assignment(google.protobuf.message.Message):
     length: builtins.int
     """bytes"""
     mode: builtins.str
-    """"serve" (or empty), or "shadow": answer beside what serves, never in its place"""
+    """"serve" (or empty); "shadow": answer beside what serves, never in its place; "drop": no bundle, take the workload off"""
     @property
     def target(self) -> global___Target:
         """lets a device refuse an unfit bundle before it downloads it"""

@@ -81,7 +81,7 @@ class Header(google.protobuf.message.Message):
     counter: builtins.int
     """1, 2, 3 … within the session"""
     table: builtins.str
-    """"windows", "samples", "labels", "events" """
+    """"windows", "samples", "labels", "events", "shadow", "load" """
     def __init__(
         self,
         *,

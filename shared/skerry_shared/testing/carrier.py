@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from skerry_shared import wire
 from skerry_shared.errors import LinkError
 from skerry_shared.ports.carrier import MAX_MESSAGE, Carrier, Link, Transport
+from skerry_shared.release import Assignment, Signed, Target
 from skerry_shared.telemetry import Ack, Down, Sealed, Up
 from skerry_shared.testing.faults import FaultProxy
 
@@ -117,6 +118,13 @@ def up(payload: bytes) -> bytes:
     return wire.encode(Up(batch=Sealed(b"", payload)))
 
 
+def desired(workload: str, release: int) -> bytes:
+    """A serialised Down with an assignment, which nobody signed."""
+    target = Target("", "", "", "")
+    assignment = Assignment("north", "a", release, 0, 0, 1, workload, release, "", "", 0, target)
+    return wire.encode(Down(desired=wire.encode(Signed(wire.encode(assignment), b""))))
+
+
 def ack(counter: int) -> bytes:
     """A serialised Down that acknowledges ``counter``."""
     return wire.encode(Down(ack=Ack(b"s", counter)))
@@ -145,10 +153,25 @@ async def check_both_directions(pair: Pair) -> None:
 
         await inbox.until(lambda seen: seen.online == {"a": True, "b": True})
         assert all([await pair.carrier.send("a", ack(number)) for number in range(100)])
-        desired = wire.encode(Down(desired=b"assignment"))
-        assert await pair.carrier.send("b", desired)
+        assert await pair.carrier.send("b", desired("ear", 1))
         assert await _receive(a, 100) == [ack(number) for number in range(100)]
-        assert await _receive(b, 1) == [desired]
+        assert await _receive(b, 1) == [desired("ear", 1)]
+
+
+async def check_assignments_of_several_workloads(pair: Pair) -> None:
+    """Assignments of several workloads reach a device all, and none that was replaced does when it comes back."""
+    inbox, told = MemoryInbox(), [desired("ear", 1), desired("eye", 2), desired("ear", 3)]
+    async with pair.carrier.serve(inbox):
+        async with pair.dial("a").connect() as link:
+            await inbox.until(lambda seen: seen.online == {"a": True})
+            assert all([await pair.carrier.send("a", down) for down in told])
+            assert await _receive(link, 3) == told
+        await inbox.until(lambda seen: seen.online == {"a": False})
+        async with pair.dial("a").connect() as link:
+            await inbox.until(lambda seen: seen.online == {"a": True})
+            assert await pair.carrier.send("a", ack(1))
+            again = await _receive_until(link, ack(1))
+        assert told[0] not in again, "an assignment that was replaced came again"
 
 
 async def check_nobody_is_there(pair: Pair) -> None:
@@ -252,6 +275,7 @@ async def check_nobody_speaks_for_another(pair: Pair) -> None:
 CHECKS: tuple[Callable[[Pair], Awaitable[None]], ...] = (
     check_presence,
     check_both_directions,
+    check_assignments_of_several_workloads,
     check_nobody_is_there,
     check_large_messages,
     check_waiting_for_room,
@@ -275,6 +299,18 @@ async def _receive(link: Link, count: int) -> list[bytes]:
             received.append(message)
             if len(received) == count:
                 break
+        return received
+
+    return await asyncio.wait_for(collect(), PATIENCE)
+
+
+async def _receive_until(link: Link, last: bytes) -> list[bytes]:
+    async def collect() -> list[bytes]:
+        received: list[bytes] = []
+        async for message in link.receive():
+            if message == last:
+                break
+            received.append(message)
         return received
 
     return await asyncio.wait_for(collect(), PATIENCE)

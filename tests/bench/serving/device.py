@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from skerry_edge.config import Folders
+from skerry_edge.config import Folders, WorkloadFolder
 from skerry_edge.update.slots import Slots
 from skerry_shared import bundle, identity, signing, sketch, wire
 from skerry_shared.bundle import Golden
@@ -38,13 +38,18 @@ class Device:
     @property
     def model(self) -> Path:
         """The model file of release 1."""
-        return self.folders.slots / "a" / "model.onnx"
+        return self.workload.root / "a" / "model.onnx"
+
+    @property
+    def workload(self) -> WorkloadFolder:
+        """Where the network's bundles lie."""
+        return self.folders.workload("bench")
 
     def assignment(self, release: int) -> bytes:
         """Put a release into the spare slot, as if it were fetched; the signed word to install it."""
         data, manifest = make_bundle(release)
         sha256, path = bundle.digest(data), f"bench/{release}/generic-x86-64.bundle"
-        Slots(self.folders.slots, self.folders.active).fill(data, sha256)
+        Slots(self.workload.root).fill(data, sha256)
         issued = int(time.time())
         assignment = Assignment(
             fleet="bench", device="bench", counter=release, issued=issued, expires=issued + 3600, rollout=release,
@@ -59,7 +64,7 @@ def make(folder: Path, settings: str = "", authority: identity.Authority | None 
     made = Device(Folders(folder), authority, Ed25519PrivateKey.generate())
     _enrol(made, settings)
     data, manifest = make_bundle(1)
-    slots, sha256 = Slots(made.folders.slots, made.folders.active), bundle.digest(data)
+    slots, sha256 = Slots(made.workload.root), bundle.digest(data)
     slots.switch(slots.fill(data, sha256), manifest.workload, manifest.release, sha256)
     return made
 
@@ -137,7 +142,7 @@ def _model(nodes: list[Any], constants: dict[str, Array]) -> bytes:
 
 def _enrol(device: Device, settings: str) -> None:
     folders, authority = device.folders, device.authority
-    for path in (folders.identity, folders.state, folders.slots):
+    for path in (folders.identity, device.workload.root):
         path.mkdir(parents=True)
     key = identity.new_key()
     folders.certificate.write_bytes(authority.sign_request(identity.request("bench", key), "bench", now(), 30))

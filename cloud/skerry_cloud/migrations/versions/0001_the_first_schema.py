@@ -61,9 +61,14 @@ def upgrade() -> None:
         sa.Column("link", sa.String(), nullable=False),
         sa.Column("seen", sa.Double(), nullable=False),
         sa.Column("counter", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("name"),
+    )
+    op.create_table(
+        "installed",
+        sa.Column("device", sa.String(), nullable=False),
         sa.Column("workload", sa.String(), nullable=False),
         sa.Column("release", sa.Integer(), nullable=False),
-        sa.PrimaryKeyConstraint("name"),
+        sa.PrimaryKeyConstraint("device", "workload"),
     )
     op.create_table(
         "events",
@@ -161,6 +166,7 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_events_name"))
 
     op.drop_table("events")
+    op.drop_table("installed")
     op.drop_table("devices")
     op.drop_table("datasets")
     with op.batch_alter_table("assignments", schema=None) as batch_op:
