@@ -10,12 +10,13 @@ one JSON object a line: progress, then ``{"result": …}`` or ``{"error": …}``
 """
 
 import asyncio
+import base64
 import contextlib
 import hmac
 import json
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,9 +34,11 @@ from skerry_cloud.fleet.director import Director, Order
 from skerry_cloud.fleet.enrolment import Enrolment, Renewal
 from skerry_cloud.fleet.enrolment import Request as EnrolRequest
 from skerry_cloud.ingest.lake import Lake
-from skerry_cloud.ingest.samples import summary
+from skerry_cloud.ingest.samples import Labelled, add_labels, confidences, summary, unlabelled
 from skerry_cloud.job import Progress, Report
 from skerry_cloud.learning import Learning
+from skerry_cloud.retrain.flow import ALPHA
+from skerry_cloud.retrain.harm import Accuracy, guessed, proven
 from skerry_cloud.specs import Wanted
 from skerry_cloud.store import (
     Alarm,
@@ -51,14 +54,18 @@ from skerry_cloud.store import (
     Store,
     plain,
 )
-from skerry_shared import bundle, errors
+from skerry_shared import bundle, errors, wire
 from skerry_shared.config import decode
+from skerry_shared.release import Manifest
+from skerry_shared.sketch import CONFIDENCE
+from skerry_shared.states import Health
 
 T = TypeVar("T")
 
 SUFFIXES = tuple(Path(name).suffix for name in runs.FILES.values())  # of models that can be imported
 
 MAX_BODY = 1 << 20  # bytes, of JSON; a model may have as many as a bundle's member
+MAX_LABELS = 200  # asked for of an alarm: they give an accuracy to 2 or 3 points
 STATUS: dict[type[errors.SkerryError], int] = {
     errors.NotFoundError: 404,
     errors.UsageError: 400,
@@ -82,6 +89,7 @@ class Services:
     authority: str  # PEM
     operator: str  # bearer token
     lake: Lake
+    labelled: Callable[[str, Mapping[str, float]], Awaitable[Labelled]]  # samples of a workload since a time each
     repository: Path
     token_seconds: float
     background: "set[asyncio.Task[Any]]"  # long work under way
@@ -133,6 +141,30 @@ class DeviceRequest:
 
     name: str
     profile: str
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class GroupRequest:
+    """POST /v1/devices/NAME/group. No ``group`` takes the device out of its group."""
+
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class Label:
+    """What one sampled input really was."""
+
+    device: str
+    prediction_id: str
+    label: str
+
+
+@dataclass(frozen=True)
+class LabelsRequest:
+    """POST /v1/alarms/ID/labels."""
+
+    labels: tuple[Label, ...]
 
 
 @dataclass(frozen=True)
@@ -173,6 +205,7 @@ def create(services: Services) -> Starlette:
         Route("/v1/devices", api.announce, methods=["POST"]),
         Route("/v1/devices/{name}", api.device),
         Route("/v1/devices/{name}", api.revoke, methods=["DELETE"]),
+        Route("/v1/devices/{name}/group", api.group, methods=["POST"]),
         Route("/v1/devices/{name}/drop", api.drop, methods=["POST"]),
         Route("/v1/rollouts", api.rows(Rollout, Rollout.id)),
         Route("/v1/rollouts", api.start_rollout, methods=["POST"]),
@@ -181,6 +214,8 @@ def create(services: Services) -> Starlette:
         Route("/v1/telemetry", api.telemetry),
         Route("/v1/alarms", api.rows(Alarm, Alarm.id)),
         Route("/v1/alarms/{alarm:int}", api.alarm),
+        Route("/v1/alarms/{alarm:int}/labels", api.wanted_labels),
+        Route("/v1/alarms/{alarm:int}/labels", api.add_labels, methods=["POST"]),
         Route("/v1/alarms/{alarm:int}/resolve", api.resolve, methods=["POST"]),
         Route("/v1/events", api.events),
         Mount("/repository", StaticFiles(directory=services.repository)),
@@ -272,7 +307,8 @@ class _Api:
 
     async def announce(self, request: Request) -> Response:
         asked = await self._asked(DeviceRequest, request)
-        token = await self._s.enrolment.announce(asked.name, asked.profile, self._s.token_seconds, time.time())
+        seconds, now = self._s.token_seconds, time.time()
+        token = await self._s.enrolment.announce(asked.name, asked.profile, seconds, now, asked.group)
         return JSONResponse({"device": asked.name, "token": token})
 
     async def devices(self, request: Request) -> Response:
@@ -295,6 +331,11 @@ class _Api:
         asked, name = await self._asked(DropRequest, request), request.path_params["name"]
         told = await self._s.director.drop(name, asked.workload, "operator", asked.reason, time.time())
         return JSONResponse(plain(told))
+
+    async def group(self, request: Request) -> Response:
+        asked = await self._asked(GroupRequest, request)
+        await self._s.enrolment.group(request.path_params["name"], asked.group, time.time())
+        return await self.device(request)
 
     async def revoke(self, request: Request) -> Response:
         self._authorize(request)
@@ -322,8 +363,59 @@ class _Api:
         return JSONResponse(await asyncio.to_thread(summary, self._s.lake))
 
     async def alarm(self, request: Request) -> Response:
+        """With what is known of the accuracy on its devices: before, now by labels, and a guess without."""
         self._authorize(request)
-        return JSONResponse(plain(await self._s.store.get(Alarm, request.path_params["alarm"])))
+        alarm = await self._s.store.get(Alarm, request.path_params["alarm"])
+        return JSONResponse(plain(alarm) | {"accuracy": await self._accuracy(alarm)})
+
+    async def wanted_labels(self, request: Request) -> Response:
+        """Up to ?count= samples of the alarm's devices since the alarm, at random, whose truth nobody told yet."""
+        self._authorize(request)
+        alarm = await self._s.store.get(Alarm, request.path_params["alarm"])
+        count = _count(request.query_params.get("count", "10"))
+        since, manifest = dict.fromkeys(alarm.devices, alarm.raised), await self._manifest(alarm)
+        rows = await asyncio.to_thread(unlabelled, self._s.lake, alarm.workload, since, count)
+        samples = [
+            row | {"input": base64.b64encode(row["input"]).decode(), "answer": manifest.labels[row["answer"]]}
+            for row in rows
+        ]
+        spec = manifest.inputs[0]
+        answer = {"labels": manifest.labels, "dtype": spec.dtype, "shape": spec.shape[1:], "samples": samples}
+        return JSONResponse(answer)
+
+    async def add_labels(self, request: Request) -> Response:
+        asked = await self._asked(LabelsRequest, request)
+        alarm = await self._s.store.get(Alarm, request.path_params["alarm"])
+        known = (await self._manifest(alarm)).labels
+        for label in asked.labels:
+            if label.label not in known:
+                raise errors.InputError(f"label: {label.label!r} is not one of {', '.join(known)}")
+            if label.device not in alarm.devices:
+                raise errors.InputError(f"device: alarm {alarm.id} is not about {label.device!r}")
+        told = [(label.device, label.prediction_id, label.label) for label in asked.labels]
+        if told:
+            await asyncio.to_thread(add_labels, self._s.lake, told, time.time())
+        return JSONResponse({"labels": len(told)})
+
+    async def _accuracy(self, alarm: Alarm) -> dict[str, Any]:
+        release = await self._s.store.get(Release, alarm.workload, alarm.release)
+        before = (await self._s.store.get(Run, release.run)).accuracy
+        since = dict.fromkeys(alarm.devices, alarm.raised)
+        samples = await self._s.labelled(alarm.workload, since)
+        mine = samples.releases == alarm.release
+        now = proven(samples.right[mine], samples.probabilities[mine], ALPHA)
+        channels = await self._s.learning.normal(alarm.devices[0], alarm.workload, alarm.release)
+        usual = next(channel for channel in channels if channel.name == CONFIDENCE)
+        tops = await asyncio.to_thread(confidences, self._s.lake, alarm.workload, alarm.release, since)
+        guess = guessed(before, usual, tops)
+        return {"before": before, "now": _figures(now), "guess": _figures(guess)}
+
+    async def _manifest(self, alarm: Alarm) -> Manifest:
+        mine = select(Bundle).where(Bundle.workload == alarm.workload, Bundle.release == alarm.release)
+        bundle = await self._s.store.first(mine)
+        if not bundle:
+            raise errors.NotFoundError(f"release: no {alarm.workload}/{alarm.release}")
+        return wire.from_json(Manifest, bundle.manifest)
 
     async def resolve(self, request: Request) -> Response:
         asked = await self._asked(ReasonRequest, request)
@@ -333,10 +425,9 @@ class _Api:
                 raise errors.NotFoundError(f"alarm: no {request.path_params['alarm']}")
             if alarm.state == "resolved":
                 raise errors.StateError(f"alarm: {alarm.id} is resolved already")
-            name, now = f"{alarm.id} {alarm.device}", time.time()
-            session.add(Event(time=now, kind="alarm", name=name, before=alarm.state, after="resolved",
+            session.add(Event(time=time.time(), kind="alarm", name=alarm.title, before=alarm.state, after="resolved",
                               reason=asked.reason, actor="operator"))  # fmt: skip
-            alarm.state = "resolved"
+            alarm.state, alarm.health = "resolved", Health.OK.value
         return JSONResponse(plain(alarm))
 
     async def events(self, request: Request) -> Response:
@@ -419,6 +510,17 @@ async def _body(cls: type[T], request: Request) -> T:
     if not isinstance(document, dict):
         raise errors.UsageError("body: not a JSON object")
     return decode(cls, document, request.url.path)
+
+
+def _count(given: str) -> int:
+    if not (given.isascii() and given.isdigit() and 0 < int(given) <= MAX_LABELS):
+        raise errors.UsageError(f"count: expected a number from 1 to {MAX_LABELS}, got {given!r}")
+    return int(given)
+
+
+def _figures(accuracy: Accuracy) -> dict[str, Any] | None:
+    """None where there are no answers to tell it."""
+    return asdict(accuracy) if accuracy.size else None
 
 
 async def _refuse(_: Request, error: Exception) -> Response:

@@ -1,5 +1,7 @@
 """`skerry`: the operator's command line. Everything that it does is a call of the API."""
 
+import base64
+import csv
 import json
 import os
 import sys
@@ -8,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -43,6 +46,8 @@ release = typer.Typer(help="Published releases and their lineage.", no_args_is_h
 device = typer.Typer(help="Announce devices, see what they run, take it off, revoke them.", no_args_is_help=True)
 rollout = typer.Typer(help="Bring a release to devices: a canary first, then the rest.", no_args_is_help=True)
 drift = typer.Typer(help="Alarms: which device's traffic changed, what in it, since when.", no_args_is_help=True)
+
+label = typer.Typer(help="Labels for what drifted: which to give, giving them, what they say.", no_args_is_help=True)
 
 OUT, BACK, LOOK = "Out: from data to devices", "Back: from devices to the next model", "Look"
 app.add_typer(data, name="data", rich_help_panel=OUT)
@@ -243,13 +248,14 @@ def device_add(
     context: typer.Context,
     name: str,
     profile: Annotated[str, typer.Option(help="What kind of device it is; auto: it will say.")] = "generic-x86-64",
+    group: Annotated[str, typer.Option(help="A site, a line, a batch: drift is looked for in it as a whole too.")] = "",
     as_json: Json = False,
 ) -> None:
     """Announce a device and print its one-time enrolment token.
 
-    Example: skerry device add edge-1 --profile generic-x86-64
+    Example: skerry device add edge-1 --profile generic-x86-64 --group hall-2
     """
-    done = _cloud(context).post("/devices", name=name, profile=profile)
+    done = _cloud(context).post("/devices", name=name, profile=profile, group=group)
     _result(done, as_json, done["token"])
 
 
@@ -257,7 +263,8 @@ def device_add(
 def device_list(context: typer.Context, as_json: Json = False) -> None:
     """All devices and what they run."""
     _list(_cloud(context).get("/devices"), as_json, {
-        "device": "name", "profile": "profile", "state": "state", "link": lambda r: r["link"] or "offline",
+        "device": "name", "profile": "profile", "group": "group", "state": "state",
+        "link": lambda r: r["link"] or "offline",
         "runs": lambda r: ", ".join(f"{m['workload']}/{m['release']}" for m in r["runs"]) or "nothing",
         "seen": _when("seen"),
     })  # fmt: skip
@@ -267,6 +274,19 @@ def device_list(context: typer.Context, as_json: Json = False) -> None:
 def device_show(context: typer.Context, name: str, as_json: Json = False) -> None:
     """A device with what it runs and all its assignments."""
     _show(_cloud(context).get(f"/devices/{name}"), as_json)
+
+
+@device.command("group")
+def device_group(
+    context: typer.Context, name: str, group: Annotated[str, typer.Argument(help="None: in no group.")] = "",
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Put a device into a group: a site, a line, a batch. Drift is looked for in each group as a whole, too.
+
+    Example: skerry device group edge-1 hall-2
+    """
+    done = _cloud(context).post(f"/devices/{name}/group", group=group)
+    _result(done, as_json, f"device {name} is in {f'group {group}' if group else 'no group'}")
 
 
 @device.command("drop")
@@ -354,8 +374,8 @@ def rollout_halt(
 def drift_list(context: typer.Context, as_json: Json = False) -> None:
     """All alarms."""
     _list(_cloud(context).get("/alarms"), as_json, {
-        "alarm": "id", "device": "device", "release": lambda r: f"{r['workload']}/{r['release']}", "state": "state",
-        "since": _when("since"), "raised": _when("raised"), "what": "summary",
+        "alarm": "id", "where": _alarm_place, "release": lambda r: f"{r['workload']}/{r['release']}", "kind": "kind",
+        "state": "state", "health": "health", "since": _when("since"), "raised": _when("raised"), "what": "summary",
     })  # fmt: skip
 
 
@@ -365,13 +385,18 @@ def drift_show(context: typer.Context, number: int, as_json: Json = False) -> No
     found = _cloud(context).get(f"/alarms/{number}")
     if as_json:
         return _show(found, True)
-    console.print(f"alarm {number} on [bold]{found['device']}[/], {found['state']}: {escape(found['summary'])}")
+    console.print(f"alarm {number} on [bold]{_alarm_place(found)}[/], {found['state']}: {escape(found['summary'])}")
+    if found["level"] != "device":
+        console.print(f"  devices: {', '.join(found['devices'])}")
     strongest = max((c["evidence"] for c in found["detail"]["channels"]), default=1.0)
     for channel in found["detail"]["channels"]:
         bar = "█" * max(1, round(30 * channel["evidence"] / strongest))
         console.print(
-            f"  {channel['name']:>18} [red]{bar}[/] 10^{channel['evidence']:.1f}  {escape(channel['direction'])}"
+            f"  {channel['channel']:>18} [red]{bar}[/] once in 10^{channel['evidence']:.1f} days  "
+            f"{escape(channel['fault'] or channel['direction'])}, {channel['shift']:+.2f} sd: "
+            f"{escape(channel['now'])}, usually {escape(channel['usual'])}"
         )
+    _print_accuracy(found["accuracy"])
     return None
 
 
@@ -382,6 +407,64 @@ def drift_resolve(
     """Close an alarm."""
     done = _cloud(context).post(f"/alarms/{number}/resolve", reason=reason)
     _result(done, as_json, f"alarm {number} is resolved")
+
+
+@label.command("next")
+def label_next(
+    context: typer.Context,
+    alarm: int,
+    count: Annotated[int, typer.Option(help="How many; 200 tell the accuracy to 2 or 3 points.")] = 10,
+    folder: Annotated[Path | None, typer.Option(help="Write inputs here, an .npy each, and a labels.csv.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Samples of an alarm's devices whose truth nobody told yet, drawn at random.
+
+    With --folder, fill in the column "label" of its labels.csv and give it to `skerry label set`.
+
+    Example: skerry label next 3 --count 50 --folder to-label
+    """
+    found = _cloud(context).get(f"/alarms/{alarm}/labels?count={count}")
+    if folder:
+        _write_samples(found, folder)
+    if as_json:
+        return _show(found, True)
+    console.print(f"labels: {', '.join(found['labels'])}")
+    _list(found["samples"], False, {
+        "device": "device", "prediction": "prediction_id", "time": _when("time"), "answered": "answer",
+    })  # fmt: skip
+    return None
+
+
+@label.command("set")
+def label_set(
+    context: typer.Context,
+    alarm: int,
+    device: Annotated[str, typer.Argument()] = "",
+    prediction: Annotated[str, typer.Argument()] = "",
+    truth: Annotated[str, typer.Argument(metavar="[LABEL]")] = "",
+    file: Annotated[Path | None, typer.Option(help="CSV with device, prediction_id, label; no label: skipped.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Tell what sampled inputs really were, by hand or by file. The last label counts.
+
+    Example: skerry label set 3 edge-1 01J9… boot
+    """
+    if file is None and not (device and prediction and truth):
+        raise UsageError("label: name device, prediction and label, or a --file with many")
+    one = {"device": device, "prediction_id": prediction, "label": truth}
+    done = _cloud(context).post(f"/alarms/{alarm}/labels", labels=_read_labels(file) if file else [one])
+    _result(done, as_json, f"{done['labels']} labels are taken; see `skerry label list {alarm}`")
+
+
+@label.command("list")
+def label_list(context: typer.Context, alarm: int, as_json: Json = False) -> None:
+    """What an alarm's labels say: accuracy before and now, with an interval that holds however often you look."""
+    found = _cloud(context).get(f"/alarms/{alarm}")
+    if as_json:
+        return _show(found["accuracy"], True)
+    console.print(f"alarm {alarm}, {found['health']}: {escape(found['summary'])}")
+    _print_accuracy(found["accuracy"])
+    return None
 
 
 @app.command(rich_help_panel=LOOK)
@@ -445,8 +528,8 @@ def oip_check(
 
 
 for group, name, panel in (
-    (rollout, "rollout", OUT), (device, "device", OUT), (drift, "drift", BACK), (run, "run", LOOK),
-    (release, "release", LOOK),
+    (rollout, "rollout", OUT), (device, "device", OUT), (drift, "drift", BACK), (label, "label", BACK),
+    (run, "run", LOOK), (release, "release", LOOK),
 ):  # fmt: skip
     app.add_typer(group, name=name, rich_help_panel=panel)
 
@@ -576,6 +659,39 @@ def _input_shape(text: str) -> tuple[str, tuple[int, ...]]:
     if not name or not all(size.isdigit() for size in sizes.split(",")):
         raise UsageError(f"shape: {text!r} is not NAME=SIZE,SIZE,…, as in image=1,3,224,224")
     return name, tuple(int(size) for size in sizes.split(","))
+
+
+def _print_accuracy(told: dict[str, Any]) -> None:
+    console.print(f"  accuracy before: {told['before']:.1%}")
+    for name, how in (("now", "by {size} labels"), ("guess", "guessed without labels, by {size} confidences")):
+        if found := told[name]:
+            interval = f"{found['value']:.1%} ({found['low']:.1%} to {found['high']:.1%})"
+            console.print(f"  accuracy now: {interval} {how.format(size=found['size'])}")
+
+
+def _write_samples(found: dict[str, Any], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "labels.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["device", "prediction_id", "file", "answer", "label"])
+        for number, row in enumerate(found["samples"]):
+            name = f"{number:03}.npy"
+            raw = np.frombuffer(base64.b64decode(row["input"]), found["dtype"]).reshape(found["shape"])
+            np.save(folder / name, raw, allow_pickle=False)
+            table.writerow([row["device"], row["prediction_id"], name, row["answer"], ""])
+
+
+def _read_labels(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    wanted = ("device", "prediction_id", "label")
+    if rows and not rows[0].keys() >= set(wanted):
+        raise UsageError(f"{path}: needs the columns {', '.join(wanted)}")
+    return [{name: row[name] for name in wanted} for row in rows if row["label"]]
+
+
+def _alarm_place(alarm: dict[str, Any]) -> str:
+    return {"device": "", "group": "group ", "fleet": "fleet"}[alarm["level"]] + str(alarm["name"])
 
 
 def _release_name(name: str) -> tuple[str, int]:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from skerry_shared.config import load_toml
 from skerry_shared.identity import check_name
@@ -58,12 +59,15 @@ class Rollouts:
 class Drift:
     """When to raise an alarm."""
 
-    run_length: int = 10_000  # windows between two false alarms of a device's stream, at least
+    false_alarm_days: float = 30.0  # between two false alarms of the whole fleet, all tests together; at least
+    tolerance: float = 0.01  # share of a channel's traffic that may be other than in the reference, 0 to 1
 
     def __post_init__(self) -> None:
         """Raises ValueError, which ``decode`` turns into a ConfigError."""
-        if self.run_length < 2:
-            raise ValueError("run_length: needs 2 windows or more")
+        if self.false_alarm_days <= 0:
+            raise ValueError("false_alarm_days: needs to be above 0; 30 is a false alarm a month at most")
+        if not 0 <= self.tolerance < 1:
+            raise ValueError("tolerance: needs a share of the traffic, from 0 to below 1")
 
 
 @dataclass(frozen=True)
@@ -71,14 +75,20 @@ class Retrain:
     """When to retrain by itself, and what a candidate may lose. It must always be better on recent data."""
 
     enabled: bool = True
+    on: Literal["harm", "alarm"] = "harm"  # drift alone may do no harm: what has to be there beside labels
+    min_harm: float = 2.0  # points of accuracy that labels have to prove lost
     min_labels: int = 200  # labelled samples of the alarmed devices since their alarm
+    hours: tuple[int, ...] = ()  # of the day, 0 to 23, when a retraining may start; none: at any
+    approval: bool = False  # publish a candidate, but leave its rollout to an operator
     max_loss: float | None = None  # points of accuracy on the old data that a candidate may lose; else the workload's
     cooldown_minutes: float = 30.0  # between two retrainings of a workload
     epochs: int = 0  # 0: the workload's own number
 
     def __post_init__(self) -> None:
         """Raises ValueError, which ``decode`` turns into a ConfigError."""
-        if self.min_labels < 1 or self.cooldown_minutes < 0 or self.epochs < 0 or (self.max_loss or 0) < 0:
+        if not all(0 <= hour < 24 for hour in self.hours):
+            raise ValueError("hours: needs hours of the day, from 0 to 23")
+        if self.min_labels < 1 or min(self.min_harm, self.cooldown_minutes, self.epochs, self.max_loss or 0) < 0:
             raise ValueError("needs min_labels >= 1, and nothing below 0")
 
 
@@ -145,10 +155,14 @@ canary = 1
 wave_minutes = 60.0
 
 [drift]
-run_length = 10000                   # windows between two false alarms of a device, at least
+false_alarm_days = 30.0              # between two false alarms of the whole fleet, all tests together; at least
+tolerance = 0.01                     # share of the traffic that may be other than in the reference
 
 [retrain]
 enabled = true
+on = "harm"                          # drift may do no harm; "alarm" retrains all the same
+min_harm = 2.0                       # points of accuracy that labels have to prove lost
 min_labels = 200                     # labelled samples since the alarm
+approval = false                     # true: publish, but leave the rollout to an operator
 cooldown_minutes = 30.0
 """

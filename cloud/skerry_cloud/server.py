@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import uvicorn
 from sqlalchemy import select
 
@@ -86,7 +87,7 @@ class Cloud:
             self._lake, folder / "sessions", found.fleet, authority, self._keys.ingest, self._acknowledge,
             self._committed,
         )  # fmt: skip
-        self._drift = DriftFlow(database, found.drift.run_length, self._learning.normal)
+        self._drift = DriftFlow(database, found.drift.false_alarm_days, found.drift.tolerance, self._learning.normal)
         self._retrainer = Retrainer(
             database, self._learning, self._labelled, self._roll_out, _policy(found), folder / "incoming"
         )
@@ -124,7 +125,7 @@ class Cloud:
         await self._links.forget()
         await self._learning.recover()
         await self._director.replay((await asyncio.to_thread(self._lake.scan, "events")).to_pylist())
-        await self._drift.replay(await asyncio.to_thread(self._lake.scan, "windows"))
+        await self._drift.start(self._windows)
 
     def _parts(self) -> list[Coroutine[Any, Any, None]]:
         if not self._config.retrain.enabled:
@@ -156,7 +157,7 @@ class Cloud:
         services = Services(
             store=self._store, learning=self._learning, director=self._director, enrolment=self._enrolment,
             authority=tls.authority.read_text(), operator=self._keys.operator,
-            lake=self._lake, repository=self._folder / setup.REPOSITORY,
+            lake=self._lake, labelled=self._labelled, repository=self._folder / setup.REPOSITORY,
             token_seconds=self._config.devices.token_hours * 3600, background=self._background,
         )  # fmt: skip
         return uvicorn.Config(
@@ -204,6 +205,9 @@ class Cloud:
         while True:
             await _guarded(self._learning.renew(), "repository")
             await asyncio.sleep(RENEWAL)
+
+    async def _windows(self, filter: pc.Expression | None) -> pa.Table:
+        return await asyncio.to_thread(self._lake.scan, "windows", None, filter)
 
     async def _labelled(self, workload: str, since: Mapping[str, float]) -> Labelled:
         bundle = await self._store.first(
@@ -271,7 +275,10 @@ def revision() -> str:
 
 def _policy(found: CloudConfig) -> Policy:
     retrain = found.retrain
-    return Policy(retrain.min_labels, retrain.cooldown_minutes * 60, retrain.epochs, retrain.max_loss)
+    return Policy(
+        retrain.min_labels, retrain.cooldown_minutes * 60, retrain.epochs, retrain.max_loss, retrain.on,
+        retrain.min_harm, retrain.approval, retrain.hours,
+    )  # fmt: skip
 
 
 async def _first(*parts: "asyncio.Future[Any]") -> None:

@@ -25,7 +25,7 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 class Base(MappedAsDataclass, DeclarativeBase):
     """All tables."""
 
-    type_annotation_map = {list[list[str]]: JSON, dict[str, Any]: JSON}  # noqa: RUF012 (SQLAlchemy's own form)
+    type_annotation_map = {list[list[str]]: JSON, list[str]: JSON, dict[str, Any]: JSON}  # noqa: RUF012 (SQLAlchemy's own form)
 
 
 class Event(Base, kw_only=True):
@@ -49,6 +49,7 @@ class Device(Base, kw_only=True):
     __tablename__ = "devices"
     name: Mapped[str] = mapped_column(primary_key=True)
     profile: Mapped[str]
+    group: Mapped[str] = mapped_column(default="", server_default="")  # a site, a line, a batch: judged together too
     state: Mapped[str]  # announced, enrolled, revoked
     key: Mapped[str] = mapped_column(default="")  # SHA-256 of its public key, hex
     link: Mapped[str] = mapped_column(default="")  # name of the carrier while online
@@ -163,18 +164,36 @@ class Assignment(Base, kw_only=True):
 
 
 class Alarm(Base, kw_only=True):
-    """A device's traffic is no longer like the reference."""
+    """Traffic is no longer like the reference: of a device, of a group, or of the whole fleet."""
 
     __tablename__ = "alarms"
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True, init=False)
-    device: Mapped[str]
+    level: Mapped[str]  # device, group, fleet
+    name: Mapped[str]  # of the device or group; "" for the fleet
+    devices: Mapped[list[str]]  # that it is about
     workload: Mapped[str]
     release: Mapped[int]
+    kind: Mapped[str]  # drift, data-quality
+    health: Mapped[str]  # of the cohort: see states.Health
     state: Mapped[str]  # open, resolved
     since: Mapped[float]  # start of the window where the evidence began
     raised: Mapped[float]
     summary: Mapped[str]
     detail: Mapped[dict[str, Any]]
+
+    @property
+    def title(self) -> str:
+        """How events name it."""
+        return f"{self.id} {self.name or self.level}"
+
+
+class Checkpoint(Base, kw_only=True):
+    """What a part of the cloud knew at a time, so that a start need not work it out again."""
+
+    __tablename__ = "checkpoints"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    time: Mapped[float]
+    data: Mapped[bytes]
 
 
 R = TypeVar("R", bound=Base)

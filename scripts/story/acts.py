@@ -143,7 +143,7 @@ def drift(story: Telling) -> None:
         for name in DRIFT:
             story.event(f"an alarm for {name}", matching("alarm", name, ("open",)))
         alarms = story.cloud.get("/alarms")
-        named = {alarm["device"] for alarm in alarms}
+        named = {alarm["name"] for alarm in alarms}
         show.check(named == set(DRIFT), f"alarms name {' and '.join(sorted(named))}, and only these")
         for alarm in alarms:
             show.say(alarm["summary"])

@@ -82,11 +82,21 @@ class Lineage:
 
 @dataclass(frozen=True)
 class Channel:
-    """Reference distribution of one monitored value: bin i counts values in [edges[i-1], edges[i])."""
+    """Reference distribution of one monitored value: bin i counts values in [edges[i-1], edges[i]).
+
+    Behind these ``len(edges) + 1`` bins are one for values that repeat the one before, unless the reference does so
+    itself, and one for NaN. With a ``lag`` what is counted is the value less ``lag`` times the one before.
+    """
 
     name: str
     edges: tuple[float, ...]
     counts: tuple[int, ...]
+    lag: float = 0.0
+
+    @property
+    def repeats(self) -> bool:
+        """Is there a bin of repeated values?"""
+        return len(self.counts) == len(self.edges) + 3
 
 
 @dataclass(frozen=True)

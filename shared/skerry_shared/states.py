@@ -101,6 +101,47 @@ ROLLOUT: dict[Rollout, dict[RolloutEvent, Rollout]] = {
     },
 }
 
+
+class Health(str, Enum):
+    """What one cohort (a device, a group, the fleet) is to one release of a model. Without an alarm it is ok."""
+
+    OK = "ok"
+    DATA_QUALITY = "data-quality"  # its data are faulty: mend the sensor, nothing is to be learned
+    DRIFT = "drift"  # its traffic changed; whether that harms, labels will tell
+    HARM = "harm"  # it is proven to be right less often than it was
+    RETRAIN = "retrain"  # a candidate is being made of its samples
+    CANARY = "canary"  # a release made of them is on its way to devices
+
+
+class HealthEvent(str, Enum):
+    """What happens to a cohort's health."""
+
+    BROKE = "broke"  # an alarm of faulty data
+    DRIFTED = "drifted"  # an alarm of drift
+    HARMED = "harmed"
+    STARTED = "started"  # a retraining for it
+    GAVE_UP = "gave up"  # the candidate failed, or its rollout halted
+    RELEASED = "released"
+    RESOLVED = "resolved"  # it runs something newer, or an operator says so
+
+
+HEALTH: dict[Health, dict[HealthEvent, Health]] = {
+    Health.OK: {HealthEvent.BROKE: Health.DATA_QUALITY, HealthEvent.DRIFTED: Health.DRIFT},
+    Health.DATA_QUALITY: {HealthEvent.RESOLVED: Health.OK},
+    Health.DRIFT: {
+        HealthEvent.HARMED: Health.HARM,
+        HealthEvent.STARTED: Health.RETRAIN,
+        HealthEvent.RESOLVED: Health.OK,
+    },
+    Health.HARM: {HealthEvent.STARTED: Health.RETRAIN, HealthEvent.RESOLVED: Health.OK},
+    Health.RETRAIN: {
+        HealthEvent.GAVE_UP: Health.DRIFT,
+        HealthEvent.RELEASED: Health.CANARY,
+        HealthEvent.RESOLVED: Health.OK,
+    },
+    Health.CANARY: {HealthEvent.GAVE_UP: Health.DRIFT, HealthEvent.RESOLVED: Health.OK},
+}
+
 S = TypeVar("S", bound=Enum)
 E = TypeVar("E", bound=Enum)
 

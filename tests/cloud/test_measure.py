@@ -1,7 +1,9 @@
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,8 +14,12 @@ from skerry_cloud.compress.measure import (
     baseline_rows,
     calibration_rows,
     reference_rows,
+    with_residuals,
 )
 from skerry_cloud.datasets import REFERENCE
+from skerry_cloud.workloads import Workload, load
+from skerry_shared import sketch
+from skerry_shared.errors import ConfigError
 
 
 @given(st.integers(0, 50), st.integers(1, 500), st.integers(2, 64))
@@ -49,3 +55,21 @@ def test_what_devices_sent_is_their_reference_and_not_the_baseline() -> None:
     found = reference_rows(split, source)
     assert list(found) == ["device:a"]  # b has one row too few, c has one in all
     assert set(source[found["device:a"]]) == {"device:a"} and "train" not in split[found["device:a"]]
+
+
+def wandering(count: int) -> np.ndarray[Any, Any]:
+    """Two monitors; the first one follows itself, the second one does not."""
+    random, series = np.random.default_rng(0), np.zeros((count, 2))
+    for i in range(1, count):
+        series[i] = 0.9 * series[i - 1] * (1, 0) + random.normal(size=2)
+    return series
+
+
+def test_a_monitor_that_follows_itself_is_refused_unless_its_residual_is_watched() -> None:
+    series, tiny = wandering(1000), load("tiny.py:Tiny", Path(__file__).parent)
+    weather: type[Workload] = type("Weather", (type(tiny),), {"modes": {"mean": "residual"}})
+    channels = sketch.baseline(("mean", "spread"), series, labels=2)
+    with pytest.raises(ConfigError, match="monitor 'mean': values follow the ones before"):
+        with_residuals(tiny, channels, series)
+    mean, spread = with_residuals(weather(), channels, series)
+    assert 0.85 < mean.lag < 0.95 and sum(mean.counts) == 999 and spread == channels[1]

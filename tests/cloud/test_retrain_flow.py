@@ -14,7 +14,7 @@ from skerry_cloud.store import Alarm, Bundle, Dataset, Device, Event, Installed,
 from skerry_shared.errors import LinkError
 
 NOW = 1_800_000_000.0
-POLICY = Policy(min_labels=3, cooldown_seconds=600, epochs=7, max_loss=2.0)
+POLICY = Policy(min_labels=30, cooldown_seconds=600, epochs=7, max_loss=2.0)
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,9 @@ class Samples:
     inputs: np.ndarray[Any, Any]
     labels: np.ndarray[Any, Any]
     sources: Sequence[str]
+    releases: np.ndarray[Any, Any]
+    right: np.ndarray[Any, Any]
+    probabilities: np.ndarray[Any, Any]
 
 
 class Steps:
@@ -71,24 +74,30 @@ class Steps:
 class World:
     """A store with a champion and an open alarm, and a retrainer on fakes."""
 
-    def __init__(self, store: Store, folder: Path, steps: Steps, labels: int = 3) -> None:
+    def __init__(self, store: Store, folder: Path, steps: Steps, labels: int = 30) -> None:
         self.store, self.steps, self.labels = store, steps, labels
         self.started: list[tuple[str, int]] = []
         self.retrainer = Retrainer(store, steps, self._labelled, self._start, POLICY, folder, lambda: NOW)
 
-    async def build(self) -> "World":
+    async def build(self, kind: str) -> "World":
         async with self.store.begin() as session:
             session.add(Dataset(workload="w", number=1, parent=0, created=NOW, sha256="", rows=1, sources={}))
             await session.flush()
-            session.add(Run(workload="w", dataset=1, parent=0, code="", state="compressed", created=NOW))
+            session.add(Run(workload="w", dataset=1, parent=0, code="", state="compressed", created=NOW,
+                            accuracy=0.9))  # fmt: skip
             session.add(Release(workload="w", number=1, run=1, owner="o", created=NOW))
             await session.flush()
             session.add(Bundle(workload="w", release=1, profile="p", path="", sha256="", length=1, manifest=""))
             session.add(Device(name="edge-1", profile="p", state="enrolled"))
             session.add(Installed(device="edge-1", workload="w", release=1))
-            session.add(Alarm(device="edge-1", workload="w", release=1, state="open", since=NOW - 60, raised=NOW,
+            session.add(Alarm(level="device", name="edge-1", devices=["edge-1"], workload="w", release=1, kind=kind,
+                              health=kind, state="open", since=NOW - 60, raised=NOW,
                               summary="", detail={}))  # fmt: skip
         return self
+
+    async def healths(self) -> list[str]:
+        events = await self.store.all(select(Event).where(Event.kind == "health").order_by(Event.id))
+        return [event.after for event in events]
 
     async def notes(self) -> list[tuple[str, str]]:
         events = await self.store.all(select(Event).where(Event.kind == "retrain").order_by(Event.id))
@@ -96,15 +105,18 @@ class World:
 
     async def _labelled(self, workload: str, since: Mapping[str, float]) -> Samples:
         assert (workload, since) == ("w", {"edge-1": NOW})
-        return Samples(np.zeros((self.labels, 2)), np.arange(self.labels), ["edge-1"] * self.labels)
+        size, wrong = self.labels, np.zeros(self.labels, bool)
+        ones = np.ones(size)
+        return Samples(np.zeros((size, 2)), np.arange(size), ["edge-1"] * size, ones.astype(int), wrong, ones)
 
     async def _start(self, workload: str, release: int) -> None:
         self.started.append((workload, release))
 
 
-def tell(with_store: Callable[[Any], None], folder: Path, steps: Steps, story: Any, labels: int = 3) -> None:
+def tell(with_store: Callable[[Any], None], folder: Path, steps: Steps, story: Any, labels: int = 30,
+         kind: str = "drift") -> None:  # fmt: skip
     async def run(store: Store) -> None:
-        await story(await World(store, folder, steps, labels).build())
+        await story(await World(store, folder, steps, labels).build(kind))
 
     with_store(run)
 
@@ -113,7 +125,7 @@ def test_from_alarm_to_rollout_in_order(with_store: Callable[[Any], None], tmp_p
     async def story(world: World) -> None:
         await world.retrainer.tick()
         assert world.steps.calls == [
-            ("ingest", 1, [0, 1, 2], ["device:edge-1"] * 3),
+            ("ingest", 1, list(range(30)), ["device:edge-1"] * 30),
             ("train", 2, 1, 7, "policy"),
             ("compress", 9, Wanted(("p",), recipes=("recipe of run 1",))),
             ("compare", 1, 9, 2.0),
@@ -121,6 +133,7 @@ def test_from_alarm_to_rollout_in_order(with_store: Callable[[Any], None], tmp_p
         ]
         assert world.started == [("w", 2)]
         assert await world.notes() == [("", "retraining"), ("retraining", "release 2")]
+        assert await world.healths() == ["harm", "retrain", "canary"]
 
     tell(with_store, tmp_path, Steps(), story)
     assert list(tmp_path.glob("*.npz")) == []
@@ -131,7 +144,15 @@ def test_too_few_labels_wait(with_store: Callable[[Any], None], tmp_path: Path) 
         await world.retrainer.tick()
         assert world.steps.calls == [] and await world.notes() == []
 
-    tell(with_store, tmp_path, Steps(), story, labels=2)
+    tell(with_store, tmp_path, Steps(), story, labels=29)
+
+
+def test_faulty_data_never_retrain(with_store: Callable[[Any], None], tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        await world.retrainer.tick()
+        assert world.steps.calls == [] and await world.notes() == []
+
+    tell(with_store, tmp_path, Steps(), story, kind="data-quality")
 
 
 @pytest.mark.parametrize("steps", [Steps(passed=False), Steps(broken=LinkError("gone"))])
@@ -142,6 +163,7 @@ def test_a_candidate_that_fails_is_an_event_and_cools_down(
         await world.retrainer.tick()
         assert world.started == []
         assert (await world.notes())[-1] == ("retraining", "given up")
+        assert await world.healths() == ["harm", "retrain", "drift"]
         calls = len(world.steps.calls)
         await world.retrainer.tick()
         assert len(world.steps.calls) == calls  # cooling down
@@ -162,8 +184,8 @@ def test_an_alarm_is_answered_once_its_device_runs_something_newer_or_nothing(
                 await session.delete(installed)
         await world.retrainer.tick()
         (alarm,) = await world.store.all(select(Alarm))
-        assert alarm.state == "resolved" and world.steps.calls == []
+        assert (alarm.state, alarm.health) == ("resolved", "ok") and world.steps.calls == []
         events = await world.store.all(select(Event).where(Event.kind == "alarm"))
-        assert [event.reason for event in events] == [f"edge-1 runs {runs} now"]
+        assert [event.reason for event in events] == ["edge-1: w/1 runs no more"]
 
     tell(with_store, tmp_path, Steps(), story)

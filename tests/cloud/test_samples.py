@@ -5,17 +5,18 @@ import numpy as np
 import pyarrow as pa
 
 from skerry_cloud.ingest.lake import Lake, schema
-from skerry_cloud.ingest.samples import labelled, summary
+from skerry_cloud.ingest.samples import add_labels, confidences, labelled, summary, unlabelled
 from skerry_shared.release import TensorSpec
 
 SPEC = TensorSpec("picture", "uint8", (-1, 2))
 LABELS = ("cat", "dog")
+SCORES = np.array([0.25, 0.75], np.float32).tobytes()
 ORIGIN = {"session": "s", "row": 0, "received": 100.0}
 
 
 def sample(device: str, name: str, time: float, pixels: bytes = b"ab", workload: str = "w") -> dict[str, Any]:
-    return {"workload": workload, "release": 1, "time": time, "prediction_id": name, "input": pixels, "scores": b"",
-            "probability": 1.0, "device": device, **ORIGIN}  # fmt: skip
+    return {"workload": workload, "release": 1, "time": time, "prediction_id": name, "input": pixels,
+            "scores": SCORES, "probability": 0.5, "device": device, **ORIGIN}  # fmt: skip
 
 
 def label(device: str, name: str, text: str, time: float = 50.0) -> dict[str, Any]:
@@ -52,6 +53,8 @@ def test_samples_meet_their_late_labels_and_the_last_label_counts(tmp_path: Path
     found = labelled(lake, "w", {"a": 10.0, "b": 5.0}, SPEC, LABELS)
     got = sorted(zip(found.sources, map(bytes, found.inputs), found.labels.tolist(), strict=True))
     assert got == [("a", b"xy", 1), ("b", b"pq", 0)]
+    told = zip(found.sources, found.releases.tolist(), found.right.tolist(), found.probabilities, strict=True)
+    assert sorted(told) == [("a", 1, True, 0.5), ("b", 1, False, 0.5)]
 
 
 def test_an_empty_lake_has_samples_of_the_right_shape(tmp_path: Path) -> None:
@@ -66,6 +69,28 @@ def test_the_summary_counts_by_device_and_table(tmp_path: Path) -> None:
         ("a", 1, 1, 0),
         ("b", 1, 0, 0),
     ]
+
+
+def test_people_label_what_nobody_labelled_yet_and_their_labels_count(tmp_path: Path) -> None:
+    names = [str(number) for number in range(20)]
+    lake = lake_of(tmp_path, samples=[sample("a", name, 10.0) for name in names], labels=[label("a", "3", "cat")])
+    since = {"a": 5.0}
+    asked = unlabelled(lake, "w", since, 5)
+    assert len(asked) == 5 and {row["answer"] for row in asked} == {1}
+    assert [row["prediction_id"] for row in asked] != names[:5]  # at random, not the first ones
+    add_labels(lake, [("a", row["prediction_id"], "dog") for row in asked[:3]], now=20.0)
+    add_labels(lake, [("a", asked[3]["prediction_id"], "cat")], now=21.0)
+    left = unlabelled(lake, "w", since, 100)
+    assert {row["prediction_id"] for row in left} == set(names) - {"3"} - {row["prediction_id"] for row in asked[:4]}
+    found = labelled(lake, "w", since, SPEC, LABELS)
+    assert sorted(found.right.tolist()) == [False, False, True, True, True]
+    assert unlabelled(lake, "w", {"a": 11.0}, 5) == []
+
+
+def test_confidences_are_the_top_scores_of_a_release_since_a_time(tmp_path: Path) -> None:
+    lake = lake_of(tmp_path, samples=[sample("a", "1", 10.0), sample("a", "2", 4.0), sample("b", "1", 10.0)])
+    assert confidences(lake, "w", 1, {"a": 5.0}).tolist() == [0.75]
+    assert confidences(lake, "w", 2, {"a": 5.0}).tolist() == []
 
 
 def test_the_summary_sums_up_overload_by_model(tmp_path: Path) -> None:

@@ -1,30 +1,41 @@
 """The promise of the test is statistical: seeded simulations, whole fleets at once."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from skerry_cloud.drift.tilts import Floats, Tilts, advance, log_mean, smooth
+from skerry_cloud.drift.bank import Bank, log_sum
+from skerry_cloud.drift.tilts import Floats, Tilts, nearest, smooth
+from skerry_shared.release import Channel
 
 BINS = 16
+
+
+def channel(counts: Sequence[int], sides: int = 1) -> Channel:
+    return Channel("c", tuple(map(float, range(len(counts) - sides - 1))), tuple(counts))
 
 
 def references(rng: np.random.Generator, size: int) -> tuple[Tilts, Floats]:
     """A baseline of ``size`` values in equally filled bins, and what the true shares of the bins then are."""
     filled = [size // BINS] * BINS
-    return Tilts.of([*filled, 0]), np.append(rng.dirichlet(filled), 0.0)
+    return Tilts.of(channel([*filled, 0])), np.append(rng.dirichlet(filled), 0.0)
 
 
 def run(tilts: Tilts, shares: Floats, rng: np.random.Generator, windows: int, values: int, streams: int) -> Floats:
-    """log of the statistic of each stream (rows) after each window (columns)."""
-    log_r = np.full((streams, len(tilts.words)), -np.inf)
+    """log of the statistic of each stream (rows) after each window (columns) of a second."""
+    bank: Bank[int] = Bank(tilts.log_weights, len(shares))
+    places = np.array([bank.row(stream) for stream in range(streams)])
     statistics = np.empty((streams, windows))
     for window in range(windows):
         counts = rng.multinomial(values, shares, size=streams)
-        log_r = advance(log_r, tilts.log_likelihoods(counts))
-        statistics[:, window] = log_mean(log_r)
+        starts = np.full(streams, float(window))
+        bank.take(places, tilts.log_likelihoods(counts), counts, starts, starts + 1)
+        statistics[:, window] = bank.statistic[:streams]
     return statistics
 
 
@@ -44,7 +55,9 @@ def test_a_small_reference_would_cry_wolf_without_its_charge() -> None:
     """The charge is what keeps the promise: without it the same streams alarm."""
     rng = np.random.default_rng(7)
     tilts, shares = references(rng, 300)
-    bare = Tilts(tilts.words, tilts.bins, tilts.log_ratios, np.zeros_like(tilts.charges))
+    p = smooth([300 // BINS] * BINS + [0])
+    uncharged = tilts.log_ratios - np.log(np.exp(tilts.log_ratios) @ p)[:, None]
+    bare = Tilts(tilts.words, tilts.bins, uncharged, tilts.log_weights)
     alarmed = run(bare, shares, rng, 100, 300, 20).max(axis=1) >= np.log(500)
     assert alarmed.mean() > 1 / 2
 
@@ -73,45 +86,57 @@ def test_a_real_change_is_found_soon_and_named(shift: float, spread: float, with
     found = (statistics >= np.log(1000)).argmax(axis=1) + 1
     assert np.median(found) <= within and (statistics.max(axis=1) >= np.log(1000)).all()
 
-    log_r = np.full(len(tilts.words), -np.inf)
-    for _ in range(10):
-        counts = rng.multinomial(100, shifted(shares, rng, shift, spread))
-        log_r = advance(log_r, tilts.log_likelihoods(counts))
-    assert tilts.words[int(log_r.argmax())] in words
+    counts = rng.multinomial(1000, shifted(shares, rng, shift, spread))
+    assert tilts.words[int(tilts.log_likelihoods(counts).argmax())] in words
 
 
 def test_missing_values_are_found_and_named() -> None:
-    tilts = Tilts.of([*[100] * BINS, 0])
-    counts = np.array([*[6] * BINS, 5])
-    log_r = np.full(len(tilts.words), -np.inf)
-    for _ in range(3):
-        log_r = advance(log_r, tilts.log_likelihoods(counts))
-    assert log_mean(log_r) > np.log(10_000)
-    assert tilts.words[int(log_r.argmax())] == "missing"
+    tilts = Tilts.of(channel([*[100] * BINS, 0]))
+    evidence = tilts.log_likelihoods(3 * np.array([*[6] * BINS, 5]))
+    assert log_sum(evidence + tilts.log_weights) > np.log(10_000)
+    assert tilts.words[int(evidence.argmax())] == "missing"
 
 
 COUNTS = st.lists(st.integers(0, 500), min_size=2, max_size=12).filter(lambda counts: sum(counts[:-1]) > 0)
 
 
-@given(reference=COUNTS)
-def test_every_alternative_is_a_distribution_and_has_mean_ratio_one_under_the_reference(reference: list[int]) -> None:
-    tilts, p = Tilts.of(reference), smooth(reference)
-    ratios = np.exp(tilts.log_ratios)
-    np.testing.assert_allclose(ratios @ p, 1.0, rtol=1e-9)
-    assert (ratios >= 0).all() and (tilts.charges >= 0).all()
-    assert len(tilts.words) == len(tilts.bins) == len(ratios)
+@settings(deadline=None)
+@given(reference=COUNTS, tolerance=st.sampled_from([0.0, 0.01, 0.1]))
+def test_evidence_has_mean_one_at_most_under_all_that_is_tolerated(reference: list[int], tolerance: float) -> None:
+    """Under the reference, and under each that replaces the tolerated share by one bin: the corners of the null."""
+    tilts, p = Tilts.of(channel(reference), tolerance), smooth(reference)
+    corners = (1 - tolerance) * p + tolerance * np.eye(len(p))
+    means = np.exp(tilts.log_ratios) @ np.vstack([p, corners]).T
+    assert (means <= 1 + 1e-9).all()
+    np.testing.assert_allclose(np.exp(tilts.log_weights).sum(), 1.0)
+    assert len(tilts.words) == len(tilts.bins) == len(tilts.log_ratios)
 
 
+def distributions(size: int) -> st.SearchStrategy[Floats]:
+    positive = hnp.arrays(np.float64, size, elements=st.floats(1e-6, 1.0))
+    return positive.map(lambda weights: weights / weights.sum())
+
+
+@given(p=distributions(6), q=distributions(6), tolerance=st.floats(0.001, 0.9))
+def test_the_nearest_tolerated_distribution_is_one_and_none_is_nearer(p: Floats, q: Floats, tolerance: float) -> None:
+    found = nearest(p, q, tolerance)
+    np.testing.assert_allclose(found.sum(), 1.0)
+    assert (found >= (1 - tolerance) * p - 1e-12).all()
+    for corner in (1 - tolerance) * p + tolerance * np.eye(6):
+        assert (q / found) @ corner <= 1 + 1e-9  # no step towards a corner brings it nearer
+
+
+@settings(deadline=None)
 @given(data=st.data(), reference=COUNTS)
 def test_windows_of_one_moment_add_up(data: st.DataObject, reference: list[int]) -> None:
     """Counts from two processes may be added before or their likelihoods after: the same evidence."""
-    tilts = Tilts.of(reference)
+    tilts = Tilts.of(channel(reference))
     size = len(reference)
     one, two = (np.array(data.draw(st.lists(st.integers(0, 99), min_size=size, max_size=size))) for _ in range(2))
     together, apart = tilts.log_likelihoods(one + two), tilts.log_likelihoods(one) + tilts.log_likelihoods(two)
     np.testing.assert_allclose(together, apart, rtol=1e-9, atol=1e-9)
 
 
-def test_the_mean_does_not_overflow() -> None:
+def test_the_sum_does_not_overflow() -> None:
     huge: NDArray[np.float64] = np.array([[1e6, 1e6], [-np.inf, -np.inf], [0.0, -np.inf]])
-    np.testing.assert_allclose(log_mean(huge), [1e6, -np.inf, np.log(0.5)])
+    np.testing.assert_allclose(log_sum(huge), [1e6 + np.log(2), -np.inf, 0.0])

@@ -5,6 +5,7 @@ by rounding; ``TOLERANCE`` says by how much, and a file that exceeds it on this 
 is not let out at all.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,12 +24,15 @@ from skerry_cloud.compress.timing import in_turns
 from skerry_cloud.datasets import REFERENCE, TEST, TRAIN, VALIDATION, Rows
 from skerry_cloud.paired import answered, loss_bound
 from skerry_cloud.runs import Variant, VariantReport
-from skerry_cloud.workloads import Examples, Workload
+from skerry_cloud.workloads import RESIDUAL, Examples, Workload
 from skerry_shared import sketch
+from skerry_shared.errors import ConfigError
 from skerry_shared.golden import difference
 from skerry_shared.release import Channel
 
 BASELINE_MIN, BASELINE_MAX = 200, 4000  # rows: enough for 16 bins, and no more than a few seconds of answering
+SERIES = 2000  # rows in their order: what follows what
+CORRELATED = 0.2  # autocorrelation at lag 1 above which values cannot be taken for independent
 REFERENCE_MIN = 30  # rows: with fewer, 16 bins say next to nothing
 
 
@@ -62,6 +66,7 @@ def reference_rows(split: NDArray[np.str_], source: NDArray[np.str_]) -> dict[st
 @dataclass(frozen=True)
 class Exam:
     """What every candidate of a run is measured on. ``champion`` is the float model that it is compared with.
+    ``series`` are examples in their order.
 
     Validation rows choose among candidates; test rows, which nothing was chosen by, judge.
     """
@@ -71,6 +76,7 @@ class Exam:
     validation: Examples
     test: Examples
     baseline: NDArray[Any]
+    series: NDArray[Any]
     references: dict[str, NDArray[Any]]
     pool: Examples  # that golden inputs are chosen from
 
@@ -175,13 +181,17 @@ def exam(workload: Workload, rows: Rows, champion: Path) -> Exam:
         validation=rows.of(VALIDATION).examples,
         test=test,
         baseline=inputs[baseline_rows(rows.split, rows.source)],
+        series=inputs[rows.source == REFERENCE][:SERIES],
         references={source: inputs[places] for source, places in reference_rows(rows.split, rows.source).items()},
         pool=test.take(golden.in_turn(test.labels, golden.POOL)),
     )
 
 
 def _channels(exam: Exam, model: Model) -> tuple[tuple[Channel, ...], dict[str, tuple[Channel, ...]]]:
-    """Baseline and references; the bins are cut over all of them, so that they tell each from the other."""
+    """Baseline and references; the bins are cut over all of them, so that they tell each from the other.
+
+    Raises ConfigError for a monitor whose values follow from the ones before, unless its mode says so.
+    """
 
     def values(inputs: NDArray[Any]) -> sketch.Floats:
         answers = model.run(inputs)
@@ -190,7 +200,31 @@ def _channels(exam: Exam, model: Model) -> tuple[tuple[Channel, ...], dict[str, 
     healthy, changed = values(exam.baseline), {source: values(rows) for source, rows in exam.references.items()}
     names = sketch.channel_names(exam.workload.monitors)
     bins = sketch.baseline(names, np.concatenate([healthy, *changed.values()]), len(exam.workload.labels))
-    return sketch.recount(bins, healthy), {source: sketch.recount(bins, rows) for source, rows in changed.items()}
+    bins = with_residuals(exam.workload, bins, model.run(exam.series).monitors)
+    counted = {source: sketch.recount(bins, rows) for source, rows in changed.items()}
+    found = {source: _lagged_from(bins, channels) for source, channels in counted.items()}
+    return _lagged_from(bins, sketch.recount(bins, healthy)), found
+
+
+def with_residuals(workload: Workload, channels: Sequence[Channel], series: NDArray[np.float32]) -> tuple[Channel, ...]:
+    """The channels, those of mode "residual" made from ``series``: monitors in the order of time (n × M)."""
+    made = list(channels)
+    for place, name in enumerate(workload.monitors):
+        values = series[:, place].astype(np.float64)
+        if workload.modes.get(name) == RESIDUAL:
+            made[place] = sketch.residual(name, values)
+        elif (found := sketch.autocorrelation(values)) > CORRELATED:
+            raise ConfigError(
+                f"{workload.name}: monitor {name!r}: values follow the ones before (autocorrelation {found:.2f}, "
+                f'{CORRELATED} at most may be). Say modes = {{"{name}": "{RESIDUAL}"}} in the workload, to watch what '
+                "the one before does not foretell; or shuffle examples() if their order means nothing"
+            )
+    return tuple(made)
+
+
+def _lagged_from(bins: Sequence[Channel], channels: Sequence[Channel]) -> tuple[Channel, ...]:
+    """A residual needs neighbours in time, which no chosen rows are: its counts are those of the series."""
+    return tuple(made if made.lag else channel for made, channel in zip(bins, channels, strict=True))
 
 
 def _write_golden(variant: Variant, name: str, inputs: NDArray[Any], answers: Answers) -> None:

@@ -1,67 +1,111 @@
 """From windows of counts to alarms: finds what each device is compared with, folds its windows, records what fires.
 
-The watch is rebuilt from the lake when the cloud starts, so it has no state of its own to lose. A model on a device has
-one open alarm at most; once that is resolved, it is judged anew.
+What the watch knows is kept with the alarms that it raised, in one transaction, and now and then in between. A start
+takes it up from there and folds what came to the lake since: nothing is folded twice, no alarm raised twice.
 """
 
+import json
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from itertools import groupby
-from operator import itemgetter
+from itertools import pairwise
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from sqlalchemy import select
 
-from skerry_cloud.drift.watch import Alarm, Watch, summary
+from skerry_cloud.drift import checkpoint
+from skerry_cloud.drift.finding import Alarm, Place, summary
+from skerry_cloud.drift.traffic import Known, Window
+from skerry_cloud.drift.watch import Key, Watch
 from skerry_cloud.store import Alarm as AlarmRow
-from skerry_cloud.store import Event, Store
-from skerry_shared.errors import NotFoundError
+from skerry_cloud.store import Checkpoint, Device, Event, Store
+from skerry_shared.errors import InputError, NotFoundError
 from skerry_shared.release import Channel
 
 log = logging.getLogger(__name__)
 
-Key = tuple[str, str, int]  # device, workload, release
-Normal = Callable[[str, str, int], Awaitable[Sequence[Channel]]]  # what is normal for a key; raises NotFoundError
+NAME = "drift"
+EVERY = 60.0  # seconds between two checkpoints
+LATE = 3600.0  # seconds by which the ingest's clock may have been set back between two commits
 
-KEY = itemgetter("device", "workload", "release")
+Normal = Callable[[str, str, int], Awaitable[Sequence[Channel]]]  # what is normal for a key; raises NotFoundError
+Scan = Callable[[pc.Expression | None], Awaitable[pa.Table]]  # rows of table ``windows`` that pass a filter
 
 
 class DriftFlow:
     """Takes in rows of table ``windows``, raises alarms."""
 
-    def __init__(self, store: Store, run_length: int, normal: Normal) -> None:
-        """``run_length``: windows between false alarms of one model on one device, on average and at least."""
-        self._store, self._normal, self._watch = store, normal, Watch(run_length)
-        self._known: dict[Key, Sequence[Channel]] = {}
-        self._alarmed: set[Key] = set()
+    def __init__(self, store: Store, days: float, tolerance: float, normal: Normal) -> None:
+        """``days`` and ``tolerance``: see ``Watch``."""
+        self._store, self._normal = store, normal
+        self._days, self._tolerance = days, tolerance
+        self._watch, self._saved = Watch(days, tolerance), 0.0
+        self._channels: dict[Key, Sequence[Channel]] = {}
+        self._taken: dict[str, tuple[int, float]] = {}  # session: its last counter, and when that was received
 
-    async def replay(self, rows: pa.Table) -> None:
-        """Take in all windows of the past. What they raise that was raised before is not raised again."""
-        for alarm in await self._fold(rows.to_pylist()):
-            raised = select(AlarmRow).where(*_about(alarm.device, alarm.workload, alarm.release))
-            if not await self._store.first(raised):
-                await self._record(alarm)
+    async def start(self, scan: Scan) -> None:
+        """Take up what the last process knew, and fold what came to the lake since."""
+        found = await self._store.first(select(Checkpoint).where(Checkpoint.name == NAME))
+        if found:
+            self._restore(found.data)
+        newest = max((received for _, received in self._taken.values()), default=0.0)
+        await self.take(await scan(pc.field("received") >= newest - LATE if newest else None))
 
     async def take(self, rows: pa.Table) -> None:
-        """Take in new windows."""
-        found = rows.to_pylist()
-        for key in self._alarmed & set(map(KEY, found)):
-            if not await self._store.first(select(AlarmRow).where(*_about(*key), AlarmRow.state == "open")):
-                self._watch.reset(*key)
-                self._alarmed.discard(key)
-        for alarm in await self._fold(found):
-            await self._record(alarm)
+        """Take in new windows; those that were taken before change nothing."""
+        rows = rows.filter(pa.array(self._new(rows), pa.bool_()))
+        await self._reset_resolved()
+        windows = list(windows_of(rows))
+        alarms = self._watch.fold(windows, await self._known({window.key for window in windows}))
+        now = max((received for _, received in self._taken.values()), default=0.0)
+        if alarms or now - self._saved >= EVERY:
+            await self._record(alarms, now)
 
-    async def _fold(self, rows: Iterable[Mapping[str, Any]]) -> list[Alarm]:
-        alarms = []
-        for key, group in groupby(sorted(rows, key=KEY), key=KEY):
-            if key not in self._known:
-                self._known[key] = await self._find_normal(key)
-            alarms += self._watch.fold(group, {key[1:]: self._known[key]})
-        self._alarmed |= {(alarm.device, alarm.workload, alarm.release) for alarm in alarms}
-        return alarms
+    async def _record(self, alarms: Sequence[Alarm], now: float) -> None:
+        self._taken = {name: last for name, last in self._taken.items() if last[1] >= now - LATE}
+        async with self._store.begin() as session:
+            for alarm in alarms:
+                row = _row(alarm)
+                session.add(row)
+                await session.flush()
+                session.add(Event(time=alarm.at, kind="alarm", name=row.title, after="open", reason=row.summary,
+                                  actor="drift"))  # fmt: skip
+            await session.merge(Checkpoint(name=NAME, time=now, data=self._dump()))
+        self._saved = now
+
+    def _dump(self) -> bytes:
+        head = json.dumps(self._taken).encode()
+        return len(head).to_bytes(4, "big") + head + checkpoint.dump(self._watch.state)
+
+    def _restore(self, data: bytes) -> None:
+        size = 4 + int.from_bytes(data[:4], "big")
+        try:
+            self._watch = Watch(self._days, self._tolerance, checkpoint.load(data[size:], self._tolerance))
+        except InputError as error:
+            log.warning("drift is judged anew from all windows: %s", error)
+            return
+        self._taken = {name: (counter, received) for name, (counter, received) in json.loads(data[4:size]).items()}
+
+    def _new(self, rows: pa.Table) -> list[bool]:
+        """Which rows were not taken before. A batch's rows come together, a session's batches in order."""
+        before = dict(self._taken)
+        new = []
+        for device, session, counter, received in _columns(rows, "device", "session", "counter", "received"):
+            name = f"{device}/{session}"
+            new.append(counter > before.get(name, (0, 0.0))[0])
+            if counter > self._taken.get(name, (0, 0.0))[0]:
+                self._taken[name] = counter, received
+        return new
+
+    async def _known(self, keys: set[Key]) -> Mapping[Key, Known]:
+        names = sorted({device for device, _, _ in keys})
+        devices = await self._store.all(select(Device).where(Device.name.in_(names)))
+        groups = {device.name: device.group for device in devices}
+        for key in keys - self._channels.keys():
+            self._channels[key] = await self._find_normal(key)
+        return {key: Known(self._channels[key], groups.get(key[0], "")) for key in keys}
 
     async def _find_normal(self, key: Key) -> Sequence[Channel]:
         """What is normal for a key; nothing, so that nothing is judged, for a release that is not ours."""
@@ -71,17 +115,37 @@ class DriftFlow:
             log.warning("windows of %s are not judged: %s", key, error)
             return ()
 
-    async def _record(self, alarm: Alarm) -> None:
-        row = AlarmRow(
-            device=alarm.device, workload=alarm.workload, release=alarm.release, state="open", since=alarm.since,
-            raised=alarm.at, summary=summary(alarm), detail=asdict(alarm),
-        )  # fmt: skip
-        async with self._store.begin() as session:
-            session.add(row)
-            await session.flush()
-            session.add(Event(time=alarm.at, kind="alarm", name=f"{row.id} {alarm.device}", after="open",
-                              reason=row.summary, actor="drift"))  # fmt: skip
+    async def _reset_resolved(self) -> None:
+        """A place whose alarm was resolved is judged anew."""
+        if self._watch.alarmed:
+            alarms = await self._store.all(select(AlarmRow).where(AlarmRow.state != "resolved"))
+            for place in self._watch.alarmed - {place_of(alarm) for alarm in alarms}:
+                self._watch.reset(place)
 
 
-def _about(device: str, workload: str, release: int) -> tuple[Any, ...]:
-    return AlarmRow.device == device, AlarmRow.workload == workload, AlarmRow.release == release
+def place_of(alarm: AlarmRow) -> Place:
+    """Where the alarm is about."""
+    return Place(alarm.level, alarm.name, alarm.workload, alarm.release)
+
+
+def windows_of(rows: pa.Table) -> Iterator[Window]:
+    """Rows of table ``windows``."""
+    rows = rows.combine_chunks()
+    names = ("device", "workload", "release", "start", "end", "channel")
+    lists = pa.concat_arrays(rows["counts"].chunks) if rows.num_rows else pa.array([], pa.list_(pa.int64()))
+    flat = lists.flatten().to_numpy()
+    ends = pc.cumulative_sum(pc.list_value_length(lists)).to_pylist()
+    for values, (begin, end) in zip(_columns(rows, *names), pairwise([0, *ends]), strict=True):
+        yield Window._make((*values, flat[begin:end]))
+
+
+def _row(alarm: Alarm) -> AlarmRow:
+    channels = [asdict(culprit) for culprit in alarm.channels]
+    return AlarmRow(
+        **alarm.place._asdict(), devices=list(alarm.devices), kind=alarm.kind, health=alarm.kind, state="open",
+        since=alarm.since, raised=alarm.at, summary=summary(alarm), detail={"channels": channels},
+    )  # fmt: skip
+
+
+def _columns(rows: pa.Table, *names: str) -> Iterator[tuple[Any, ...]]:
+    return zip(*(rows[name].to_pylist() for name in names), strict=True)

@@ -1,19 +1,21 @@
-"""Has a channel's distribution changed? A sequential test on bin counts with a stated false-alarm rate.
+"""What a channel's distribution may change to: alternatives to the reference, and what a window says for each.
 
 The reference gives the probability p of each bin. Against it stands a mixture of alternatives q: exponential tilts of p
-(location, scale), fatter tails and a spike in each bin, each in a few sizes. Each is an e-detector of Shiryaev-Roberts
-type, R ← (1 + R) · L with L = Π (q/p)^counts, so that E[R after t windows] ≤ t while nothing changes: raising an alarm
-at mean R ≥ A takes A windows on average, at least, without a change. Means keep this: over alternatives, over channels,
-whatever their dependence (Shin, Ramdas, Rinaldo: E-detectors, arXiv:2203.03532; on multinomials: Lindon, Malek:
-Anytime-valid inference for multinomial count data, arXiv:2011.03567).
+(location, scale, skew), fatter tails and a spike in each bin, each in a few sizes. The evidence of a window for q is
+L = Π (q/p)^counts, an e-value: its mean is 1 at most while nothing changed. Two corrections keep that true in practice.
 
-p is an estimate from n_ref values, so q/p does not have mean 1 exactly: for an alternative of chi-squared distance
-chi2 = Σ (q - p)²/p the error of that mean has standard deviation sqrt(chi2/n_ref). Each value is therefore charged
-d = log(1 + c·sqrt(chi2/n_ref)), without which small references alarm by themselves. c is 2 for large references and
-more for small ones, where some of the many alternatives err by more: with n_ref = 84, 160 values a window and A =
-10,000, c = 2 lets 7 % of quiet channels alarm within 100 windows, where 1 % is stated; c = 3 lets 0.3 %.
+*Tolerance.* No device is exactly like the reference. Whatever replaces a share ε of the traffic or less is inside the
+null hypothesis, {r : r ≥ (1-ε)p}, and p is replaced by the member of it that is nearest to q, p* = max((1-ε)p, q/c)
+with c such that it sums to 1: the reverse information projection, for which q/p* has mean 1 at most under each member
+(Grünwald, de Heide, Koolen: Safe testing, arXiv:1906.07801; for ε-contamination it is Huber's clipped ratio, 1965).
 
-Arrays are float64; ``...`` stands for any leading shape (streams, channels), K for bins, J for alternatives.
+*Finite reference.* p is an estimate from n_ref values, so the mean of q/p* errs by a standard deviation of
+sqrt(chi2/n_ref), with chi2 the variance of q/p* under p. Each value is charged d = log(1 + c·sqrt(chi2/n_ref)), without
+which small references alarm by themselves. c is 2 for large references and more for small ones, where some of the many
+alternatives err by more: with n_ref = 84, 160 values a window and a stated 1 %, c = 2 lets 7 % of quiet channels alarm,
+c = 3 lets 0.3 %.
+
+Arrays are float64; ``...`` stands for any leading shape (rows of a bank), K for bins, J for alternatives.
 """
 
 import math
@@ -24,12 +26,22 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
+from skerry_shared.release import Channel
+from skerry_shared.sketch import CLASS
+
 Floats = NDArray[np.float64]
 
-LOCATIONS = (0.25, 0.5, 1.0)  # in standard deviations of the reference
+LOCATIONS = (0.1, 0.25, 0.5, 1.0)  # in standard deviations of the reference; small ones are for pools of many devices
 SCALES = (-0.4, -0.15, 0.1, 0.2, 0.4)  # of z² in the exponent; negative is narrower
+SKEWS = (0.1, 0.25)  # of (z³ - 3z)/√6
 TAILS = (0.05, 0.2)  # share of the traffic that moves to the first and last bin
-SPIKES = (0.05, 0.2, 0.5)  # share of the traffic that moves to one bin
+SPIKES = (0.05, 0.2)  # share of the traffic that moves to one bin
+GAINS = (0.8, 0.9, 1.1, 1.25)  # factors of values
+REMAINS = 0.1  # share of the reference in those, so that no bin is empty
+RARER = 0.3  # what is left of one bin
+LIMIT = 0.9  # share of what lies beyond a sensor's limit that is heaped there
+
+Alternative = tuple[str, int, Floats]  # word, bin of a spike or -1, q
 
 
 @dataclass(frozen=True)
@@ -38,46 +50,64 @@ class Tilts:
 
     words: tuple[str, ...]
     bins: NDArray[np.int64]
-    log_ratios: Floats  # J × K: log(q/p)
-    charges: Floats  # J: d, a value
+    log_ratios: Floats  # J × K: log(q/p*), charged with d
+    log_weights: Floats  # J: of the mixture; each kind of change has the same share
 
     @classmethod
-    def of(cls, reference: Sequence[int]) -> "Tilts":
-        """``reference``: counts of the K bins, the last one for missing values."""
-        p = smooth(reference)
-        found = list(_alternatives(p))
-        q = np.array([alternative for _, _, alternative in found])
-        chi2, size = ((q - p) ** 2 / p).sum(axis=1), max(sum(reference), 1)
+    def of(cls, reference: Channel, tolerance: float = 0.0) -> "Tilts":
+        """``tolerance``: ε, 0 to 1."""
+        p, size = smooth(reference.counts), max(sum(reference.counts), 1)
+        families = _families(reference, p, len(reference.edges) + 1)
+        found = [(alternative, math.log(len(families) * len(family))) for family in families for alternative in family]
+        q = np.array([alternative for (_, _, alternative), _ in found])
+        ratios = q / np.array([nearest(p, row, tolerance) for row in q])
+        chi2 = np.maximum(ratios**2 @ p - (ratios @ p) ** 2, 0.0)
         charges = np.log1p(_deviations(size) * np.sqrt(chi2 / size))
-        words, bins = tuple(word for word, _, _ in found), np.array([spike for _, spike, _ in found])
-        return cls(words, bins, np.log(q / p), charges)
+        words, bins = tuple(word for (word, _, _), _ in found), np.array([spike for (_, spike, _), _ in found])
+        return cls(words, bins, np.log(ratios) - charges[:, None], -np.array([weight for _, weight in found]))
 
     def log_likelihoods(self, counts: NDArray[np.integer]) -> Floats:
         """(..., K) counts of a window → (..., J) log L, charged."""
-        likelihoods: Floats = counts @ self.log_ratios.T - counts.sum(axis=-1, keepdims=True) * self.charges
+        likelihoods: Floats = counts @ self.log_ratios.T
         return likelihoods
 
 
-def advance(log_r: Floats, log_likelihood: Floats) -> Floats:
-    """One window: log of (1 + R) · L."""
-    advanced: Floats = np.logaddexp(0.0, log_r) + log_likelihood
-    return advanced
-
-
-def log_mean(log_r: Floats) -> Floats:
-    """(..., J) log R → (...) log of the mean R over the last axis."""
-    highest = log_r.max(axis=-1)
-    finite = np.where(np.isfinite(highest), highest, 0.0)
-    with np.errstate(divide="ignore"):  # all R are 0 before the first window
-        mean: Floats = finite + np.log(np.exp(log_r - finite[..., None]).mean(axis=-1))
-    return mean
-
-
-def smooth(counts: Sequence[int]) -> Floats:
+def smooth(counts: Sequence[int] | NDArray[np.integer]) -> Floats:
     """Probabilities from counts; a bin never seen has a little (Jeffreys' prior)."""
     pseudo = np.asarray(counts, np.float64) + 0.5
     probabilities: Floats = pseudo / pseudo.sum()
     return probabilities
+
+
+def nearest(p: Floats, q: Floats, tolerance: float) -> Floats:
+    """max((1-ε)p, q/c) that sums to 1: of all that p becomes when a share ε is replaced, the nearest to q."""
+    if not tolerance:
+        return p
+    floor = (1 - tolerance) * p
+    order = np.argsort(floor / q)  # bins where q/c is the larger come first
+    shares, floors = np.cumsum(q[order]), floor.sum() - np.cumsum(floor[order])
+    c = shares / (1 - floors)  # if the first 1, 2, … bins are those
+    place = int(np.argmax(np.append((q / floor)[order][1:] <= c[:-1], True)))
+    projected: Floats = np.maximum(floor, q / c[place])
+    return projected
+
+
+def normal_scores(reference: Channel) -> Floats:
+    """The normal quantile of each bin's middle rank, K; 0 for bins at the side, which are no values."""
+    return _normal_scores(smooth(reference.counts), len(reference.edges) + 1)
+
+
+def converted(channel: Channel, factor: float, offset: float) -> Floats:
+    """Shares of the bins (K) if the reference's values had been multiplied by ``factor`` and ``offset`` been added."""
+    p, edges = smooth(channel.counts), np.asarray(channel.edges)
+    values = len(edges) + 1
+    if len(edges) < 2:
+        return p
+    inside = np.concatenate([[0.0], np.cumsum(p[1 : values - 1])])
+    below = p[0] + np.interp((edges - offset) / factor, edges, inside)
+    total = p[:values].sum()
+    cumulative = np.concatenate([[0.0], below if factor > 0 else total - below, [total]])
+    return np.concatenate([np.maximum(np.diff(cumulative), 0.0), p[values:]])
 
 
 def _deviations(size: int) -> float:
@@ -85,40 +115,84 @@ def _deviations(size: int) -> float:
     return 2 + 10 / math.sqrt(size)
 
 
-def _alternatives(p: Floats) -> Iterator[tuple[str, int, Floats]]:
-    z = _normal_scores(p)
-    for size in LOCATIONS:
-        yield "higher", -1, _tilt(p, size * z)
-        yield "lower", -1, _tilt(p, -size * z)
-    for size in SCALES:
-        yield "wider" if size > 0 else "narrower", -1, _tilt(p, size * z**2)
-    extremes = _extremes(p)
-    for share in TAILS:
-        yield "more extreme", -1, _mix(p, extremes, share)
-    for spike in range(len(p)):
-        word = "missing" if spike == len(p) - 1 else "more often"
+def _normal_scores(p: Floats, values: int) -> Floats:
+    shares = p[:values] / p[:values].sum()
+    middles = np.cumsum(shares) - shares / 2
+    scores = np.zeros_like(p)
+    scores[:values] = [NormalDist().inv_cdf(middle) for middle in middles]
+    return scores
+
+
+def _families(reference: Channel, p: Floats, values: int) -> list[list[Alternative]]:
+    """In each kind of change the alternatives of it; values without an order only become more often, or less."""
+    if reference.name == CLASS:
+        return [list(_spikes(p, values)), list(_rarer(p, values))]
+    z = _normal_scores(p, values)
+    skew = (z**3 - 3 * z) / math.sqrt(6)
+    location = [(word, -1, _tilt(p, sign * size * z, values)) for size in LOCATIONS for word, sign in SIGNS]
+    scale = [("wider" if size > 0 else "narrower", -1, _tilt(p, size * z**2, values)) for size in SCALES]
+    skewed = [("skewed", -1, _tilt(p, sign * size * skew, values)) for size in SKEWS for _, sign in SIGNS]
+    tails = [("more extreme", -1, _mix(p, _extremes(p, values), share)) for share in TAILS]
+    families = [
+        location, scale, skewed + tails, list(_spikes(p, values)), list(_limits(p, values)),
+        list(_miscalibrated(reference, p, values)),
+    ]  # fmt: skip
+    return [family for family in families if family]
+
+
+SIGNS = (("higher", 1), ("lower", -1))
+
+
+def _spikes(p: Floats, values: int) -> Iterator[Alternative]:
+    sides = ("repeated", "missing")[-(len(p) - values) :]
+    for spike, corner in enumerate(np.eye(len(p))):
+        word = "more often" if spike < values else sides[spike - values]
         for share in SPIKES:
-            yield word, spike, _mix(p, np.eye(len(p))[spike], share)
+            yield word, spike, _mix(p, corner, share)
 
 
-def _normal_scores(p: Floats) -> Floats:
-    """The K - 1 bins of values at the normal quantile of their middle rank; 0 for missing values."""
-    values = p[:-1] / p[:-1].sum()
-    middles = np.cumsum(values) - values / 2
-    return np.array([*(NormalDist().inv_cdf(middle) for middle in middles), 0.0])
+def _rarer(p: Floats, values: int) -> Iterator[Alternative]:
+    for place, corner in enumerate(np.eye(len(p))[:values]):
+        rest = (1 - corner) * p
+        left = RARER * p[place] * corner
+        yield "less often", place, left + rest * ((1 - left.sum()) / rest.sum())
 
 
-def _tilt(p: Floats, exponent: Floats) -> Floats:
-    """p · exp(exponent), normalised over the values; as many are missing as before."""
-    tilted = p[:-1] * np.exp(exponent[:-1])
-    whole: Floats = np.append(tilted * (p[:-1].sum() / tilted.sum()), p[-1])
+def _miscalibrated(reference: Channel, p: Floats, values: int) -> Iterator[Alternative]:
+    """A sensor with a bias or a false gain: what a tilt of ranks tells late where values are skewed."""
+    if values < 4:
+        return
+    middle = np.interp([0.16, 0.84], np.cumsum(p[: values - 1]) / p[:values].sum(), reference.edges)
+    for size in LOCATIONS:
+        for word, sign in SIGNS:
+            yield word, -1, _mix(converted(reference, 1.0, sign * size * (middle[1] - middle[0]) / 2), p, REMAINS)
+    for gain in GAINS:
+        word = "scaled up" if gain > 1 else "scaled down"
+        yield word, -1, _mix(converted(reference, gain, 0.0), p, REMAINS)
+
+
+def _limits(p: Floats, values: int) -> Iterator[Alternative]:
+    """A limit in each bin that has half of the values beyond it at most, from above and from below."""
+    places, shares = np.arange(len(p)), p[:values] / p[:values].sum()
+    for place in range(1, values - 1):
+        for word, beyond in (("limited above", places > place), ("limited below", places < place)):
+            beyond &= places < values
+            if 0 < shares[beyond[:values]].sum() <= 0.5:
+                moved = LIMIT * p * beyond
+                yield word, place, p - moved + moved.sum() * (places == place)
+
+
+def _tilt(p: Floats, exponent: Floats, values: int) -> Floats:
+    """p · exp(exponent), normalised over the bins of values; the others stay."""
+    tilted = p[:values] * np.exp(exponent[:values])
+    whole: Floats = np.append(tilted * (p[:values].sum() / tilted.sum()), p[values:])
     return whole
 
 
-def _extremes(p: Floats) -> Floats:
+def _extremes(p: Floats, values: int) -> Floats:
     ends = np.zeros_like(p)
     ends[0] += 0.5
-    ends[-2] += 0.5
+    ends[values - 1] += 0.5
     return ends
 
 

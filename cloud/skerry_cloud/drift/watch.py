@@ -1,212 +1,193 @@
-"""Which device drifts, in what, and since when: the test of ``tilts`` over the windows that devices report.
+"""Where does traffic drift? The tests of ``bank`` for every device, group and the fleet at once, at one stated rate.
 
-A model on a device has one statistic: the mean over its channels. When that reaches the run length A an alarm is raised
-once, and nothing more is judged until ``reset``. Without any change an alarm comes after A windows or later on average.
+A device has a statistic R: the mean over the channels of what it runs. So has a pool (a group, the fleet) of two
+or more, from the evidence of its members together, which finds what is too small to be found on one. Each level has the
+same share: R counts with a weight w of one over the levels and over how many places its level ever had at once.
 
->>> watch = Watch(run_length=1000)
->>> alarms = watch.fold(rows, {("digits", 3): manifest.baseline})  # doctest: +SKIP
+Alarms are raised by e-BH (Wang, Ramdas: False discovery rate control with e-values, arXiv:2009.02824; for e-detectors:
+Dandapanthula, Ramdas, arXiv:2501.04130): the k places of the largest w·R alarm if the k-th has k·w·R ≥ T. Then the
+weighted mean of all R is T at least, so that while nothing changes an alarm comes after a time of T on average, at
+least, in all of the fleet and of all that is watched. The strongest place is named; what overlaps it starts anew.
+
+A pool is named only if it drifts as a whole: if its members' evidence speaks for "all of them" against "each one or
+not, at even odds" (a Bayes factor). If it does not, members have to stand for themselves.
+
+>>> watch = Watch(days=30, tolerance=0.01)
+>>> alarms = watch.fold(windows, {("dev-2", "digits", 3): Known(manifest.baseline)})  # doctest: +SKIP
 >>> summary(alarms[0])  # doctest: +SKIP
-'dev-2: input of digits release 3 drifted since 2026-11-22 10:15:00 UTC: brightness is lower (…)'
+'dev-2: digits release 3 drifts since 2026-11-22 10:15:00 UTC: brightness is lower (…)'
 """
 
 import math
-from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
-from itertools import groupby
-from operator import itemgetter
-from typing import Any
+from operator import attrgetter
 
-import numpy as np
-from numpy.typing import NDArray
+from skerry_cloud.drift.finding import DAY, DEVICE, LEVELS, Alarm, Place, log10_days
+from skerry_cloud.drift.traffic import Known, Series, Traffic, Window, pools_of
 
-from skerry_cloud.drift.tilts import Floats, Tilts, advance, log_mean
-from skerry_shared.release import Channel
-
-SEEN = 4096  # windows a device and model that are recognised when they come again
-
-Baselines = Mapping[tuple[str, int], Sequence[Channel]]
-
-
-@dataclass(frozen=True)
-class Culprit:
-    """A channel that changed. Bins are given as ranges of values; ``usual`` and ``now`` hold the median."""
-
-    channel: str
-    evidence: float  # log10 of its mean R: 3 would come once in 1000 windows without a change
-    direction: str  # "higher", "lower", "wider", "narrower", "more extreme", "missing", "more often <range>"
-    usual: str
-    now: str
-
-
-@dataclass(frozen=True)
-class Alarm:
-    """The inputs or answers of one model on one device are not what they were. Times in Unix seconds."""
-
-    device: str
-    workload: str
-    release: int
-    channels: tuple[Culprit, ...]  # the strongest evidence first
-    since: float  # start of the window where the evidence began
-    at: float  # end of the window that tipped it
-    windows: int  # judged until then
-    run_length: int
-
-
-class Watch:
-    """Folds windows; keeps its state in memory, so that a restart folds the lake's rows again."""
-
-    def __init__(self, run_length: int) -> None:
-        """``run_length``: windows between false alarms of one model on one device, on average and at least."""
-        self._run_length = run_length
-        self._models: dict[tuple[str, str, int], _Model] = {}
-
-    def fold(self, rows: Iterable[Mapping[str, Any]], baselines: Baselines) -> list[Alarm]:
-        """Take in rows of table "windows" of any devices, in any order, and return the alarms that they raise.
-
-        A row that was taken before changes nothing, nor does one without a baseline for its model and channel.
-        """
-        ordered = sorted(rows, key=itemgetter("start", "device", "workload", "release"))
-        alarms = []
-        for (start, *key), window in groupby(ordered, key=itemgetter("start", "device", "workload", "release")):
-            device, workload, release = key
-            if (workload, release) in baselines:
-                model = self._model((device, workload, release), baselines[workload, release])
-                alarm = model.judge(start, list(window), self._run_length)
-                alarms += [alarm] if alarm else []
-        return alarms
-
-    def evidence(self, device: str, workload: str, release: int) -> float:
-        """log10 of the statistic now; minus infinity if nothing was judged."""
-        model = self._models.get((device, workload, release))
-        return model.log_statistic / math.log(10) if model else -math.inf
-
-    def reset(self, device: str, workload: str, release: int) -> None:
-        """Judge this model on this device anew, from now on."""
-        model = self._models.get((device, workload, release))
-        if model is not None:
-            model.reset()
-
-    def _model(self, key: tuple[str, str, int], baseline: Sequence[Channel]) -> "_Model":
-        if key not in self._models:
-            self._models[key] = _Model(key, {channel.name: _Detector(channel) for channel in baseline})
-        return self._models[key]
+Key = tuple[str, str, int]  # device, workload, release
+Model = tuple[str, int]  # workload, release
 
 
 @dataclass
-class _Model:
-    key: tuple[str, str, int]
-    detectors: "dict[str, _Detector]"
-    windows: int = 0
-    alarmed: bool = False
-    _seen: "OrderedDict[tuple[str, float], None]" = field(default_factory=OrderedDict)
+class State:
+    """All that a watch knows; see ``checkpoint``."""
+
+    traffic: dict[Model, Traffic] = field(default_factory=dict)
+    silent: dict[Place, frozenset[str]] = field(default_factory=dict)  # what alarmed and was not reset; its devices
+    most: dict[str, int] = field(default_factory=lambda: dict.fromkeys(LEVELS, 0))  # places of a level at once, so far
+
+
+class Watch:
+    """Folds windows into ``state``."""
+
+    def __init__(self, days: float, tolerance: float, state: State | None = None) -> None:
+        """``days`` between two false alarms, on average and at least, of all that is watched together; ``tolerance``:
+        the share of a channel's traffic that may be other than in the reference."""
+        self._log_limit, self._tolerance = math.log(days * DAY), tolerance
+        self.state = state or State()
+        self._runs = {
+            (device, workload): release
+            for (workload, release), traffic in self.state.traffic.items()
+            for device in traffic.members
+        }
 
     @property
-    def log_statistic(self) -> float:
-        return float(log_mean(np.array([detector.log_statistic for detector in self.detectors.values()])))
+    def alarmed(self) -> frozenset[Place]:
+        """Places that are not judged until they are reset."""
+        return frozenset(self.state.silent)
 
-    def judge(self, start: float, rows: list[Mapping[str, Any]], run_length: int) -> Alarm | None:
-        new = [row for row in rows if self._is_new(row["channel"], start)]
-        if self.alarmed or not new:
-            return None
-        self.windows += 1
-        for row in new:
-            self.detectors[row["channel"]].take(np.asarray(row["counts"]), start)
-        if self.log_statistic < math.log(run_length):
-            return None
-        self.alarmed = True
-        return self._alarm(max(row["end"] for row in new), run_length)
+    def fold(self, windows: Iterable[Window], known: Mapping[Key, Known]) -> list[Alarm]:
+        """Take in windows of any devices, in any order, and return the alarms that they raise.
 
-    def reset(self) -> None:
-        self.windows, self.alarmed = 0, False
-        for detector in self.detectors.values():
-            detector.reset()
+        ``known`` has every window's key; a device that it tells something new of is judged anew. Windows of a channel
+        that is not known, or has other bins, change nothing.
+        """
+        alarms = []
+        for beat in _beats(windows):
+            alarms += self._take(beat, known)
+        return alarms
 
-    def _is_new(self, channel: str, start: float) -> bool:
-        if channel not in self.detectors or (channel, start) in self._seen:
-            return False
-        self._seen[channel, start] = None
-        while len(self._seen) > SEEN * len(self.detectors):
-            self._seen.popitem(last=False)
-        return True
+    def evidence(self, place: Place) -> float:
+        """log10 of the statistic in days; minus infinity if nothing was judged."""
+        traffic = self.state.traffic.get(place.model)
+        return log10_days(traffic.statistic(place)) if traffic else -math.inf
 
-    def _alarm(self, at: float, run_length: int) -> Alarm:
-        """Names the channels that would have alarmed alone: at least one, as the statistic is their mean."""
-        guilty = sorted(self.detectors.values(), key=lambda detector: -detector.log_statistic)
-        guilty = [detector for detector in guilty if detector.log_statistic >= math.log(run_length)]
-        since = min(detector.since for detector in guilty)
-        culprits = tuple(detector.culprit() for detector in guilty)
-        return Alarm(*self.key, culprits, since, at, self.windows, run_length)
+    def reset(self, place: Place) -> None:
+        """Judge this place anew, from now on."""
+        devices, traffic = self.state.silent.pop(place, frozenset()), self.state.traffic.get(place.model)
+        if traffic:
+            traffic.reset(devices & traffic.members.keys())
 
-
-class _Detector:
-    """One channel of one model on one device."""
-
-    def __init__(self, channel: Channel) -> None:
-        self._channel, self._tilts = channel, Tilts.of(channel.counts)
-        self.reset()
-
-    def reset(self) -> None:
-        alternatives = len(self._tilts.words)
-        self._log_r: Floats = np.full(alternatives, -np.inf)
-        self._cusum: Floats = np.zeros(alternatives)  # log-likelihood ratio since the likeliest change
-        self._began: Floats = np.full(alternatives, np.nan)  # start of the window of that change
-        self._last: NDArray[np.int64] = np.asarray(self._channel.counts)
-
-    @property
-    def log_statistic(self) -> float:
-        return float(log_mean(self._log_r))
-
-    @property
-    def since(self) -> float:
-        return float(self._began[self._best])
-
-    def take(self, counts: NDArray[np.int64], start: float) -> None:
-        """A window's counts; another number of bins than the baseline's tells nothing."""
-        if counts.shape != self._last.shape or not counts.any():
+    def _meet(self, key: Key, known: Known) -> None:
+        device, workload, release = key
+        before = self._runs.get((device, workload))
+        if not known.channels or (before == release and self.state.traffic[workload, release].knows(device, known)):
             return
-        gain = self._tilts.log_likelihoods(counts)
-        self._log_r = advance(self._log_r, gain)
-        self._began[self._cusum <= 0] = start
-        self._cusum = np.maximum(self._cusum, 0.0) + gain
-        self._last = counts
+        if before is not None:
+            self._part(device, workload, before)
+        self._runs[device, workload] = release
+        self.state.traffic.setdefault((workload, release), Traffic(self._tolerance)).join(device, known)
+        self._count()
 
-    def culprit(self) -> Culprit:
-        usual, now = (self._range(_median_bin(counts)) for counts in (self._channel.counts, self._last))
-        return Culprit(self._channel.name, self.log_statistic / math.log(10), self._direction(), usual, now)
+    def _part(self, device: str, workload: str, release: int) -> None:
+        del self._runs[device, workload]
+        traffic = self.state.traffic[workload, release]
+        traffic.leave(device)
+        if not traffic.members:
+            del self.state.traffic[workload, release]
 
-    @property
-    def _best(self) -> int:
-        return int(self._log_r.argmax())
+    def _count(self) -> None:
+        """Weights fall while the fleet grows and never rise: so the mean of all R stays below the time watched."""
+        pools = Counter(level for traffic in self.state.traffic.values() for level, _ in traffic.sizes())
+        for level, count in {**pools, DEVICE: len(self._runs)}.items():
+            self.state.most[level] = max(self.state.most[level], count)
 
-    def _direction(self) -> str:
-        word, spike = self._tilts.words[self._best], int(self._tilts.bins[self._best])
-        return f"{word} {self._range(spike)}" if word == "more often" else word
+    def _take(self, beat: Sequence[Window], known: Mapping[Key, Known]) -> list[Alarm]:
+        parts: defaultdict[Model, defaultdict[int, list[Window]]] = defaultdict(lambda: defaultdict(list))
+        judged: dict[Key, dict[str, Series]] = {}
+        series: dict[int, Series] = {}
+        for window in beat:
+            key = window.key
+            if key not in judged:
+                judged[key] = self._judged(key, known[key])
+            found = judged[key].get(window.channel)
+            if found and len(window.counts) == found.bank.bins:
+                series[id(found)] = found
+                parts[key[1:]][id(found)].append(window)
+        highest = [
+            self.state.traffic[model].take([(series[name], windows) for name, windows in part.items()])
+            for model, part in parts.items()
+        ]
+        if max(highest, default=-math.inf) < self._log_limit:
+            return []  # e-BH alarms only where some R is T at least
+        return self._judge(max(window.end for window in beat))
 
-    def _range(self, place: int) -> str:
-        """The values of a bin, for people."""
-        edges = self._channel.edges
-        if place > len(edges):
-            return "missing"
-        if not edges:
-            return "any value"
-        if place == 0:
-            return f"below {edges[0]:.4g}"
-        if place == len(edges):
-            return f"from {edges[-1]:.4g}"
-        return f"{edges[place - 1]:.4g} to {edges[place]:.4g}"
+    def _judged(self, key: Key, known: Known) -> dict[str, Series]:
+        """The series of a device by channel; none if it is not to be judged."""
+        self._meet(key, known)
+        traffic = self.state.traffic.get(key[1:])
+        member = traffic.members.get(key[0]) if traffic else None
+        return {} if member is None or self._is_silent(key, member.group) else member.series
+
+    def _is_silent(self, key: Key, group: str) -> bool:
+        if not self.state.silent:
+            return False
+        places = ((DEVICE, key[0]), *pools_of(group))
+        return any(Place(level, name, key[1], key[2]) in self.state.silent for level, name in places)
+
+    def _judge(self, now: float) -> list[Alarm]:
+        listed, alarms = self._listed(), list[Alarm]()
+        while listed:
+            alarm = self._alarm(listed[0], now)
+            self.state.silent[alarm.place] = frozenset(alarm.devices)
+            listed = [place for place in listed if not self._overlap(place, alarm.place)]
+            self.state.traffic[alarm.place.model].reset(alarm.devices)
+            alarms.append(alarm)
+        return alarms
+
+    def _listed(self) -> list[Place]:
+        """The places that alarm by e-BH, the strongest first."""
+        found = sorted(self._candidates(), reverse=True)
+        ranks = [rank for rank, (log_r, _) in enumerate(found, start=1) if log_r + math.log(rank) >= self._log_limit]
+        return [place for _, place in found[: max(ranks, default=0)]]
+
+    def _candidates(self) -> Iterator[tuple[float, Place]]:
+        """log w·R of every place that is judged."""
+        for model, traffic in self.state.traffic.items():
+            for level, name in [*((DEVICE, device) for device in traffic.members), *traffic.sizes()]:
+                place = Place(level, name, *model)
+                log_r = traffic.statistic(place)
+                if log_r > -math.inf and (level == DEVICE or traffic.drifts_as_a_whole(place)):
+                    yield log_r - self._cost(level), place
+
+    def _cost(self, level: str) -> float:
+        """-log w."""
+        levels = sum(most > 0 for most in self.state.most.values())
+        return math.log(levels * self.state.most[level])
+
+    def _overlap(self, one: Place, other: Place) -> bool:
+        traffic = self.state.traffic[one.model]
+        return one.model == other.model and not set(traffic.devices(one)).isdisjoint(traffic.devices(other))
+
+    def _alarm(self, place: Place, now: float) -> Alarm:
+        traffic, model = self.state.traffic[place.model], place.model
+        devices = [
+            name for name in traffic.devices(place) if not self._is_silent((name, *model), traffic.members[name].group)
+        ]
+        culprits = traffic.culprits(place, devices, self._log_limit + self._cost(place.level))
+        since = traffic.since(place, [culprit.channel for culprit in culprits])
+        return Alarm(place, tuple(devices), tuple(culprits), since, now)
 
 
-def summary(alarm: Alarm) -> str:
-    """The alarm in one line."""
-    since = datetime.fromtimestamp(alarm.since, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
-    first, *others = alarm.channels
-    also = f", also {', '.join(culprit.channel for culprit in others)}" if others else ""
-    change = f"{first.channel} is {first.direction} (median {first.now}, usually {first.usual})"
-    return f"{alarm.device}: {alarm.workload} release {alarm.release} drifts since {since}: {change}{also}"
-
-
-def _median_bin(counts: Sequence[int] | NDArray[np.int64]) -> int:
-    total = np.cumsum(counts)
-    return int(np.searchsorted(total, total[-1] / 2))
+def _beats(windows: Iterable[Window]) -> Iterator[list[Window]]:
+    """Windows in lists with one a device and channel at most, each stream's in order of time."""
+    seen: dict[tuple[Key, str], int] = {}
+    beats: defaultdict[int, list[Window]] = defaultdict(list)
+    for window in sorted(windows, key=attrgetter("start", "device")):
+        stream = window.key, window.channel
+        number = seen[stream] = seen.get(stream, -1) + 1
+        beats[number].append(window)
+    yield from beats.values()

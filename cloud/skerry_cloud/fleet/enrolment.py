@@ -54,7 +54,7 @@ class Enrolment:
         self._store, self._keys, self._fleet, self._root = store, keys, fleet, root
         self._addresses, self._days = addresses, days
 
-    async def announce(self, name: str, profile: str, lifetime: float, now: float) -> str:
+    async def announce(self, name: str, profile: str, lifetime: float, now: float, group: str = "") -> str:
         """A token for the device ``name``, good for ``lifetime`` seconds; profile "auto" lets it say what it is.
 
         Raises StateError if it is enrolled, NotFoundError for an unknown profile.
@@ -64,6 +64,8 @@ class Enrolment:
             raise UsageError(f"device: {name!r} is the cloud's own name towards the broker; choose another")
         if profile != AUTO:
             profiles.load(profile)
+        if group:
+            identity.check_name("group", group)
         token = Token.new(self._keys.authority.certificate)
         async with self._store.begin() as session:
             device = await session.get(Device, name)
@@ -75,8 +77,20 @@ class Enrolment:
             session.add(_event(name, before, "announced", f"token issued, profile {profile}", "operator", now))
             await session.execute(delete(Installed).where(Installed.device == name))  # it begins with an empty folder
             counter = device.counter if device else 0
-            await session.merge(Device(name=name, profile=profile, state="announced", counter=counter))
+            await session.merge(Device(name=name, profile=profile, group=group, state="announced", counter=counter))
         return str(token)
+
+    async def group(self, name: str, group: str, now: float) -> None:
+        """Put a device into a group, or with "" into none. Raises NotFoundError, UsageError."""
+        if group:
+            identity.check_name("group", group)
+        async with self._store.begin() as session:
+            device = await session.get(Device, name)
+            if not device:
+                raise NotFoundError(f"device: no {name}")
+            why = f"group {device.group or 'none'} → {group or 'none'}"
+            session.add(_event(name, device.state, device.state, why, "operator", now))
+            device.group = group
 
     async def enroll(self, request: Request, now: float) -> dict[str, Any]:
         """Sign the device's request. Raises TrustError for a bad token, UsageError for a bad request."""

@@ -6,13 +6,13 @@ from pathlib import Path
 from types import ModuleType
 
 from skerry_cloud.examples import Examples
-from skerry_cloud.workloads.workload import Workload, check
+from skerry_cloud.workloads.workload import RESIDUAL, Workload, check
 from skerry_shared import plugins
 from skerry_shared.errors import ConfigError, NotFoundError
 
 GROUP = "skerry.workloads"
 
-__all__ = ["GROUP", "Examples", "Workload", "load"]
+__all__ = ["GROUP", "RESIDUAL", "Examples", "Workload", "load"]
 
 
 def load(name: str, folder: Path) -> Workload:

@@ -20,6 +20,8 @@ from skerry_cloud.examples import Examples
 from skerry_shared.errors import ConfigError, InputError
 from skerry_shared.release import ANY, TensorSpec
 
+RESIDUAL = "residual"  # mode of a monitor: watch what the value before does not foretell
+
 
 class Workload(ABC):
     """What is to be learned, from what, how well, and whose it is. See the module for the rules."""
@@ -29,6 +31,8 @@ class Workload(ABC):
     labels: ClassVar[tuple[str, ...]]  # in the order of the network's logits
     input: ClassVar[TensorSpec]  # the raw input, its first dimension ANY
     monitors: ClassVar[tuple[str, ...]] = ("mean", "spread")  # names of what ``watch`` returns; () for nothing
+
+    modes: ClassVar[Mapping[str, str]] = {}  # of monitors whose values follow the ones before: "residual"
 
     max_drop: ClassVar[float] = 1.0  # points of accuracy that compression may cost
     max_slice_drop: ClassVar[float] = 5.0  # and in each slice, or under a corruption more than the float model loses
@@ -119,6 +123,12 @@ def check(cls: type[Workload]) -> None:
         raise ConfigError(
             f"workload {cls.__name__}: input: only the first dimension may be free, got {cls.input.shape}"
         )
+    for name, mode in cls.modes.items():
+        if name not in cls.monitors or mode != RESIDUAL:
+            raise ConfigError(
+                f"workload {cls.__name__}: modes: {name!r}: {mode!r}; a monitor may have {RESIDUAL!r} only, and there "
+                f"are {', '.join(cls.monitors)}"
+            )
     if len(cls.labels) < 2:
         raise ConfigError(f"workload {cls.__name__}: labels: at least two are needed, got {cls.labels!r}")
     if cls.__abstractmethods__:

@@ -9,6 +9,7 @@ encodes and calls the sink, which may wait for a disk. Only where samples outrun
 What is observed after ``close`` (a request was in flight) is passed on at once.
 """
 
+import math
 import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -45,12 +46,12 @@ class Recorder:
         """``clock`` gives Unix seconds, ``draw`` uniform numbers in [0, 1)."""
         self._manifest, self._sink = manifest, sink
         self._window_s, self._rate, self._clock, self._draw = window_s, sample_rate, clock, draw
-        self._edges = [np.asarray(channel.edges, dtype=np.float64) for channel in manifest.baseline]
         self._lock, self._closed = threading.Lock(), False
         self._opened = self._sampled = clock()
         self._seen: list[NDArray[Any]] = []  # scores and monitors of the last answers, for FOLD examples
         self._waiting = 0  # examples of them that are not counted yet
         self._counts = self._zero()
+        self._last = [math.nan] * len(manifest.baseline)  # value of each channel
         self._samples: list[Sample] = []
         self._sample_bytes = 0  # of their inputs
         self._full: list[list[Sample]] = []
@@ -128,8 +129,9 @@ class Recorder:
 
     def _count(self, scores: NDArray[Any], monitors: NDArray[Any]) -> None:
         values = sketch.channel_values(scores, monitors)
-        for i, edges in enumerate(self._edges):
-            self._counts[i] += sketch.count(values[:, i], edges)
+        for i, channel in enumerate(self._manifest.baseline):
+            self._counts[i] += sketch.count(channel, values[:, i], self._last[i])
+        self._last = values[-1].tolist()
 
     def _sample(self, now: float, ids: Sequence[str], inputs: Tensors, scores: NDArray[Any]) -> None:
         for i, name in enumerate(ids):
@@ -156,7 +158,7 @@ class Recorder:
         return rows
 
     def _zero(self) -> list[NDArray[np.int64]]:
-        return [np.zeros(len(edges) + 2, dtype=np.int64) for edges in self._edges]
+        return [np.zeros(len(channel.counts), dtype=np.int64) for channel in self._manifest.baseline]
 
 
 def read_samples(manifest: Manifest, payload: bytes) -> Iterator[tuple[str, Tensors, NDArray[np.float32]]]:

@@ -139,14 +139,17 @@ class Channel(google.protobuf.message.Message):
     NAME_FIELD_NUMBER: builtins.int
     EDGES_FIELD_NUMBER: builtins.int
     COUNTS_FIELD_NUMBER: builtins.int
+    LAG_FIELD_NUMBER: builtins.int
     name: builtins.str
+    lag: builtins.float
+    """what is counted is the value less lag times the one before"""
     @property
     def edges(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]:
-        """K-1 rising edges make K bins"""
+        """E rising edges make E+1 bins of values"""
 
     @property
     def counts(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
-        """K counts of the reference data"""
+        """of the reference data: E+1, one of repeated values unless there are E+2 only, one of NaN"""
 
     def __init__(
         self,
@@ -154,8 +157,9 @@ class Channel(google.protobuf.message.Message):
         name: builtins.str = ...,
         edges: collections.abc.Iterable[builtins.float] | None = ...,
         counts: collections.abc.Iterable[builtins.int] | None = ...,
+        lag: builtins.float = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["counts", b"counts", "edges", b"edges", "name", b"name"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["counts", b"counts", "edges", b"edges", "lag", b"lag", "name", b"name"]) -> None: ...
 
 global___Channel = Channel
 

@@ -1,0 +1,129 @@
+"""E-detectors side by side: a row a stream or pool of streams, a column an alternative of ``tilts``.
+
+Each is of Shiryaev-Roberts type: R ← (R + dt)·L, where dt is the time that a window adds and L its evidence. While
+nothing changes the mean of R is at most the time watched, so an alarm at R ≥ T comes after a time of T on average, at
+least. That holds for any weighted mean of them, over alternatives, channels, devices and groups, whatever their
+dependence, however long windows are and however late they come (Shin, Ramdas, Rinaldo: E-detectors, arXiv:2203.03532;
+on multinomials: Lindon, Malek: Anytime-valid inference for multinomial count data, arXiv:2011.03567).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skerry_cloud.drift.tilts import Floats
+
+K = TypeVar("K")
+Places = NDArray[np.int64]
+
+STATE = ("log_r", "cusum", "began", "mark", "statistic", "counts")
+
+
+@dataclass
+class Bank(Generic[K]):
+    """The rows, by key. R is in seconds."""
+
+    log_weights: Floats  # J
+    bins: int  # K
+    rows: dict[K, int] = field(default_factory=dict)
+    log_r: Floats = field(init=False)  # rows × J
+    cusum: Floats = field(init=False)  # rows × J: log of the evidence since the likeliest change
+    began: Floats = field(init=False)  # rows × J: Unix seconds of that change
+    mark: Floats = field(init=False)  # rows: Unix seconds until when there were windows
+    statistic: Floats = field(init=False)  # rows: log of the mean R
+    counts: Places = field(init=False)  # rows × K: since the evidence for the strongest alternative began
+
+    def __post_init__(self) -> None:
+        """No rows yet."""
+        alternatives = len(self.log_weights)
+        self.log_r, self.cusum, self.began = (np.empty((0, alternatives)) for _ in range(3))
+        self.mark, self.statistic = np.empty(0), np.empty(0)
+        self.counts = np.empty((0, self.bins), np.int64)
+
+    def row(self, key: K) -> int:
+        """The row of ``key``, a fresh one if there is none yet."""
+        if key not in self.rows:
+            place = self.rows[key] = len(self.rows)
+            if place == len(self.statistic):
+                self._grow(max(8, place))
+            self.mark[place] = -np.inf
+            self.reset(key)
+        return self.rows[key]
+
+    def remove(self, key: K) -> None:
+        """Have no such row; the last one takes its place."""
+        place = self.rows.pop(key)
+        if place < (last := len(self.rows)):
+            moved = next(other for other, row in self.rows.items() if row == last)
+            self.rows[moved] = place
+            for name in STATE:
+                getattr(self, name)[place] = getattr(self, name)[last]
+
+    def reset(self, key: K) -> None:
+        """Forget what was seen, if there is such a row."""
+        place = self.rows.get(key)
+        if place is not None:
+            self.log_r[place], self.cusum[place], self.began[place] = -np.inf, 0.0, np.nan
+            self.statistic[place], self.counts[place] = -np.inf, 0
+
+    def take(self, places: Places, gains: Floats, counts: Places, starts: Floats, ends: Floats) -> None:
+        """A window of each row in ``places`` (each at most once): log L (n × J), counts (n × K), start and end (n)."""
+        mark = self.mark[places]
+        with np.errstate(divide="ignore"):  # a window that came late adds no time
+            credit = np.log(np.maximum(ends - np.maximum(mark, starts), 0.0))
+        log_r = np.logaddexp(self.log_r[places], credit[:, None]) + gains
+        cusum = self.cusum[places]
+        self.began[places] = np.where(cusum <= 0, starts[:, None], self.began[places])
+        self.log_r[places], self.cusum[places] = log_r, np.maximum(cusum, 0.0) + gains
+        self.mark[places], self.statistic[places] = np.maximum(mark, ends), log_sum(log_r + self.log_weights)
+        goes_on = self.since(places) < starts
+        self.counts[places] = counts + self.counts[places] * goes_on[:, None]
+
+    @property
+    def width(self) -> int:
+        """J."""
+        return len(self.log_weights)
+
+    def highest(self) -> float:
+        """Of all rows' statistics."""
+        return float(self.statistic[: len(self.rows)].max(initial=-np.inf))
+
+    def best(self, key: K) -> int:
+        """The alternative that the evidence of this row is strongest for."""
+        return int(self._best(np.array([self.rows[key]]))[0])
+
+    def since(self, places: Places) -> Floats:
+        """Start of the window where the evidence for each row's strongest alternative began."""
+        began: Floats = self.began[places, self._best(places)]
+        return began
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """All that ``load`` needs beside the keys."""
+        return {name: getattr(self, name)[: len(self.rows)] for name in STATE}
+
+    def load(self, keys: Sequence[K], arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Undo ``arrays``: the rows of these keys, in this order."""
+        self.rows = {key: place for place, key in enumerate(keys)}
+        for name in STATE:
+            setattr(self, name, arrays[name].copy())
+
+    def _best(self, places: Places) -> Places:
+        best: Places = (self.log_r[places] + self.log_weights).argmax(axis=1)
+        return best
+
+    def _grow(self, by: int) -> None:
+        for name in STATE:
+            array = getattr(self, name)
+            setattr(self, name, np.concatenate([array, np.zeros((by, *array.shape[1:]), array.dtype)]))
+
+
+def log_sum(log_r: Floats) -> Floats:
+    """(..., J) → (...): log of the sum of exp over the last axis."""
+    highest = log_r.max(axis=-1, initial=-np.inf)
+    finite = np.where(np.isfinite(highest), highest, 0.0)
+    with np.errstate(divide="ignore"):  # all R are 0 before the first window
+        total: Floats = finite + np.log(np.exp(log_r - finite[..., None]).sum(axis=-1))
+    return total
