@@ -36,8 +36,8 @@ def test_a_board_is_known_again(name: str, tmp_path: Path) -> None:
     assert board.modes_differ(KNOWN[name], board.condition(KNOWN[name].thermal.zones, tmp_path)) == ""
 
 
-def test_every_profile_has_a_board_but_the_one_that_only_an_operator_can_name() -> None:
-    assert set(KNOWN) - set(boards.BOARDS) == {"industrial-pc"}
+def test_every_profile_has_a_board_but_those_that_only_an_operator_can_name() -> None:
+    assert set(KNOWN) - set(boards.BOARDS) == {"industrial-pc", "litert-arm64", "litert-x86-64"}
 
 
 def test_every_profile_has_its_install_notes() -> None:
