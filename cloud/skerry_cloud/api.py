@@ -229,6 +229,7 @@ class _Api:
 
     def __init__(self, services: Services) -> None:
         self._s = services
+        self._labelling = asyncio.Lock()  # one set of labels after the other
 
     async def authority(self, _: Request) -> Response:
         return PlainTextResponse(self._s.authority)
@@ -393,7 +394,7 @@ class _Api:
             if label.device not in alarm.devices:
                 raise errors.InputError(f"device: alarm {alarm.id} is not about {label.device!r}")
         told = [(label.device, label.prediction_id, label.label) for label in asked.labels]
-        if told:
+        async with self._labelling:
             await asyncio.to_thread(add_labels, self._s.lake, told, time.time())
         return JSONResponse({"labels": len(told)})
 
