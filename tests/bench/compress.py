@@ -57,8 +57,8 @@ AIMS = {"size_ratio_03": 1 / 14, "latency_ratio_03": 1 / 4, "tiny_kb": 24, "int8
 class Plan:
     """For how many epochs a champion learns, and how its students are made, each with the INT8 pass that suits it.
 
-    ``longer``: for how many more epochs the champion trains, as float reference. They take at least as many seconds of a
-    core as the slowest student; a fixed number, because a busy machine makes seconds differ.
+    ``longer``: for how many more epochs the champion trains, as float reference. They take at least as many seconds of
+    a core as the slowest student; a fixed number, because a busy machine makes seconds differ.
     """
 
     champion: int
