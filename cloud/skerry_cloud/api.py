@@ -37,6 +37,7 @@ from skerry_cloud.ingest.lake import Lake
 from skerry_cloud.ingest.samples import Labelled, add_labels, confidences, summary, unlabelled
 from skerry_cloud.job import Progress, Report
 from skerry_cloud.learning import Learning
+from skerry_cloud.release.repository import place
 from skerry_cloud.retrain.flow import ALPHA
 from skerry_cloud.retrain.harm import Accuracy, guessed, proven
 from skerry_cloud.specs import Wanted
@@ -201,6 +202,7 @@ def create(services: Services) -> Starlette:
         Route("/v1/releases", api.rows(Release, Release.created)),
         Route("/v1/releases", api.publish, methods=["POST"]),
         Route("/v1/releases/{workload}/{number:int}", api.release),
+        Route("/v1/releases/{workload}/{number:int}/bundles/{profile}", api.bundle),
         Route("/v1/devices", api.devices),
         Route("/v1/devices", api.announce, methods=["POST"]),
         Route("/v1/devices/{name}", api.device),
@@ -305,6 +307,12 @@ class _Api:
         links = {"report": f"/v1/runs/{release.run}/report"}
         answer = plain(release) | links | {"bundles": [plain(bundle) for bundle in bundles]}
         return JSONResponse(answer | {"lineage": await lineage.trace(self._s.store, *key)})
+
+    async def bundle(self, request: Request) -> Response:
+        self._authorize(request)
+        asked = [request.path_params[name] for name in ("workload", "number", "profile")]
+        found = await self._s.store.get(Bundle, *asked)
+        return FileResponse(place(self._s.repository / "targets", found.path, found.sha256))
 
     async def announce(self, request: Request) -> Response:
         asked = await self._asked(DeviceRequest, request)

@@ -5,9 +5,11 @@ import csv
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
+from platform import machine
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -20,8 +22,9 @@ from rich.table import Table
 from skerry_cloud.api_client import CloudClient
 from skerry_cloud.compress import picture as pictures
 from skerry_cloud.compress.study import Search, Study, Trial
+from skerry_shared import bundle
 from skerry_shared.config import decode
-from skerry_shared.errors import GateError, SkerryError, UsageError
+from skerry_shared.errors import DigestError, GateError, SkerryError, UsageError
 
 if TYPE_CHECKING:
     from skerry_shared.testing import oip
@@ -502,6 +505,33 @@ def workloads(context: typer.Context, as_json: Json = False) -> None:
     _list(_cloud(context).get("/workloads"), as_json, {"workload": "name"})
 
 
+@app.command(rich_help_panel=LOOK)
+def infer(
+    context: typer.Context,
+    release: Annotated[str, typer.Argument(metavar="WORKLOAD/NUMBER")],
+    batch: Annotated[tuple[Path, Path], typer.Option(metavar="IN OUT", help="A Parquet file; a folder for answers.")],
+    profile: Annotated[str, typer.Option(help="Whose bundle; by itself one for machines like this one.")] = "",
+    size: Annotated[int, typer.Option(min=1, help="Rows of a part, which is written whole or not at all.")] = 4096,
+    as_json: Json = False,
+) -> None:
+    """Answer the rows of a Parquet file by a release's model, here; what was interrupted goes on where it was.
+
+    The file has a column called as the model's input, of raw bytes or flat lists of numbers. OUT gets Parquet files
+    with the other columns, the top label and the scores.
+
+    Example: skerry infer cells/1 --batch measurements.parquet answers
+    """
+    from skerry_cloud import bulk
+
+    cloud, (source, out) = _cloud(context), batch
+    with tempfile.TemporaryDirectory() as folder, Progress(console=Console(stderr=True), disable=as_json) as bars:
+        unpacked = _fetch_bundle(cloud, release, profile, Path(folder))
+        task = bars.add_task(f"infer {source.name}")
+        show = lambda done, total: bars.update(task, completed=done, total=total)  # noqa: E731
+        rows = bulk.answer(source, out, unpacked, show, size)
+    _result({"rows": rows, "folder": str(out)}, as_json, f"{rows} rows of {source} are answered in {out}")
+
+
 @app.command("oip-check", rich_help_panel=LOOK)
 def oip_check(
     grpc: Annotated[str, typer.Argument(metavar="[HOST:PORT]", help="Address of the gRPC server.")] = "",
@@ -575,6 +605,20 @@ def _work(lines: Iterator[dict[str, Any]], quiet: bool) -> dict[str, Any]:
             task = stages[line["stage"]]
             bars.update(task, total=line["total"] or None, completed=line["done"], note=line["note"])
     raise SkerryError("the cloud ended the work without a result")
+
+
+def _fetch_bundle(cloud: CloudClient, release: str, profile: str, folder: Path) -> bundle.Bundle:
+    """The release's bundle for this profile, or for one whose models run on machines like this one."""
+    workload, number = _release_name(release)
+    found = {row["profile"]: row for row in cloud.get(f"/releases/{workload}/{number}")["bundles"]}
+    fitting = [name for name, row in found.items() if json.loads(row["manifest"])["target"]["arch"] == machine()]
+    chosen = profile or next(iter(fitting), "")
+    if chosen not in found:
+        raise UsageError(f"profile: {release} has none for {chosen or machine()}; choose of {', '.join(found)}")
+    data = cloud.page(f"/releases/{workload}/{number}/bundles/{chosen}")
+    if bundle.digest(data) != found[chosen]["sha256"]:
+        raise DigestError(f"{release}: the bundle for {chosen} is not what was signed")
+    return bundle.unpack(data, folder / "bundle")
 
 
 def _save_report(cloud: CloudClient, run: int, file: Path) -> None:

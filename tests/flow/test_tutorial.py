@@ -79,6 +79,7 @@ def test_the_ten_minutes(terminal: Terminal) -> None:
     assert "cells@1: 569 rows" in said["$ skerry data add cells"]
     assert "int8" in said["$ skerry compress 1 --profile generic-x86-64"]
     assert said["$ python predict.py"].startswith("1 [[")
+    assert "569 rows" in said["$ skerry infer cells/1 --batch rows.parquet answers"]
     assert "cells release 1" in said["$ skerry-agent status ./pump-7"]
     assert "FAIL" not in said["$ skerry-agent doctor ./pump-7"]
     assert "pump-7" in said["$ skerry telemetry"]

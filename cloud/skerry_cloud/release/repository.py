@@ -156,7 +156,7 @@ class Repository:
 
     def _place(self, path: str, data: bytes) -> Published:
         sha256 = hashlib.sha256(data).hexdigest()
-        target = (self._targets / path).with_name(f"{sha256}.{Path(path).name}")
+        target = place(self._targets, path, sha256)
         target.parent.mkdir(parents=True, exist_ok=True)
         write_durably(target, data)
         return Published(path, sha256, len(data))
@@ -186,6 +186,11 @@ class Repository:
         if role == "snapshot":
             return self._read("timestamp", Timestamp).signed.snapshot_meta.version
         return self._read("snapshot", Snapshot).signed.meta[f"{role}.json"].version
+
+
+def place(targets: Path, path: str, sha256: str) -> Path:
+    """Where a target's file lies: under its digest, so that no reader finds another one (consistent snapshots)."""
+    return (targets / path).with_name(f"{sha256}.{Path(path).name}")
 
 
 def _expiry(role: str, now: datetime) -> datetime:
