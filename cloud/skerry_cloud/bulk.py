@@ -6,9 +6,8 @@ whole or not at all, and a part that is there is not computed again: an interrup
 OUT/run.json says what the answers are of; those of another model or file are refused.
 """
 
-import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,10 @@ from numpy.typing import NDArray
 
 from skerry_cloud.adapters import models
 from skerry_shared.bundle import Bundle
-from skerry_shared.errors import InputError, StateError
-from skerry_shared.files import write_durably
+from skerry_shared.errors import InputError
+from skerry_shared.files import claim, write_durably
 from skerry_shared.release import ANY, Manifest, TensorSpec
 
-RUN = "run.json"
 ADDED = ("label", "scores")
 
 Progress = Callable[[int, int], None]  # rows that are answered so far, all rows
@@ -39,7 +37,7 @@ def answer(source: Path, out: Path, unpacked: Bundle, progress: Progress, size: 
     (spec,) = manifest.inputs
     with _open(source) as file:
         _check_columns(file.schema_arrow, spec)
-        _begin(out, _about(source, file.metadata.num_rows, manifest, size))
+        claim(out, _about(source, file.metadata.num_rows, manifest, size))
         model, done = models.load(unpacked.model), 0
         for number, rows in enumerate(file.iter_batches(size)):
             part = out / f"{number:06}.parquet"
@@ -109,15 +107,6 @@ def _is_number(kind: pa.DataType) -> bool:
 def _about(source: Path, rows: int, manifest: Manifest, size: int) -> dict[str, Any]:
     release = f"{manifest.workload}/{manifest.release}"
     return {"release": release, "profile": manifest.target.profile, "file": source.name, "rows": rows, "size": size}
-
-
-def _begin(out: Path, run: Mapping[str, Any]) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    about = out / RUN
-    if not about.exists():
-        write_durably(about, json.dumps(run).encode())
-    if json.loads(about.read_bytes()) != run:
-        raise StateError(f"{out}: holds answers of another run, {about.read_text()}; choose another folder")
 
 
 def _answered(rows: pa.RecordBatch, name: str, scores: NDArray[np.float32], labels: tuple[str, ...]) -> pa.Table:

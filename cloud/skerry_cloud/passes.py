@@ -14,6 +14,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
@@ -144,14 +145,12 @@ def _spell(step: Pass) -> str:
 
 
 def _parse(text: str) -> Pass:
-    try:
+    with suppress(SyntaxError, ValueError):
         call = ast.parse(text, mode="eval").body
         if isinstance(call, ast.Name):
             return _make(call.id, {})
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.args:
             return _make(call.func.id, {str(word.arg): ast.literal_eval(word.value) for word in call.keywords})
-    except (SyntaxError, ValueError):
-        pass
     raise ConfigError(f"recipe: {text!r} is not name or name(option=value, …), joined by '+'")
 
 

@@ -16,6 +16,7 @@ from onnx import TensorProto, helper
 from skerry_cloud import bulk
 from skerry_shared.bundle import Bundle, Golden
 from skerry_shared.errors import InputError, StateError
+from skerry_shared.files import RUN
 from skerry_shared.release import ANY, Lineage, Manifest, Measured, Target, TensorSpec
 
 SPEC = TensorSpec("point", "float32", (ANY, 2))
@@ -77,8 +78,8 @@ def test_what_is_there_is_not_computed_again(unpacked: Bundle, tmp_path: Path) -
     bulk.answer(file, out, unpacked, lambda *_: None, size=30)
     after = {part.name: part.stat().st_mtime_ns for part in out.glob("*.parquet")}
     assert [name for name in sorted(after) if after[name] != before[name]] == ["000002.parquet"]
-    assert json.loads((out / bulk.RUN).read_bytes())["release"] == "points/3"
-    with pytest.raises(StateError, match="holds answers of another run"):
+    assert json.loads((out / RUN).read_bytes())["release"] == "points/3"
+    with pytest.raises(StateError, match="holds results of another run"):
         bulk.answer(file, out, unpacked, lambda *_: None, size=31)
 
 

@@ -6,7 +6,6 @@ goes on where it was. OUT/run.json says of which model the answers are; another 
 """
 
 import io
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import islice
@@ -16,15 +15,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from skerry_shared.errors import ConfigError, InputError, ModelError, StateError
-from skerry_shared.files import write_durably
+from skerry_shared.errors import ConfigError, InputError, ModelError
+from skerry_shared.files import claim, write_durably
 from skerry_shared.ports.runtime import Model
 from skerry_shared.release import ANY, Manifest, TensorSpec
 
 Array = NDArray[Any]
 Progress = Callable[[int], None]  # inputs that are answered so far
 
-RUN = "run.json"
 ARROW_FILE = b"ARROW1\0\0"  # before the stream in a file of Arrow's "file" format
 
 
@@ -42,7 +40,7 @@ def answer(
 
     Raises StateError if ``out`` holds another run's answers, InputError that names the item, ModelError.
     """
-    _begin(out, {"workload": manifest.workload, "release": manifest.release, "size": size})
+    claim(out, {"workload": manifest.workload, "release": manifest.release, "size": size})
     done, remaining = 0, iter(items)
     for part in iter(lambda: list(islice(remaining, size)), []):
         path = out / f"{done // size:06}.npz"
@@ -60,15 +58,6 @@ def source(path: Path, manifest: Manifest) -> Iterator[Item]:
     if path.is_file():
         return _arrow(path, manifest.inputs)
     raise ConfigError(f"{path}: no folder of .npy files and no Arrow file")
-
-
-def _begin(out: Path, run: Mapping[str, Any]) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    about = out / RUN
-    if not about.exists():
-        write_durably(about, json.dumps(run).encode())
-    if json.loads(about.read_bytes()) != run:
-        raise StateError(f"{out}: holds answers of another run, {about.read_text()}; choose another folder")
 
 
 def _write(path: Path, names: list[str], model: Model, inputs: Mapping[str, Array]) -> None:
