@@ -110,6 +110,9 @@ def load(folder: Path) -> Bundle:
     model = folder / PurePosixPath(manifest.model_file).name
     if not model.is_file():
         raise ModelError(f"bundle in {folder.name}: no model file {manifest.model_file!r}")
+    for specs, arrays in ((manifest.inputs, golden.inputs), (manifest.outputs, golden.outputs)):
+        if missing := {spec.name for spec in specs} ^ arrays.keys():
+            raise ModelError(f"bundle in {folder.name}: golden values and manifest do not agree on {min(missing)!r}")
     return Bundle(manifest, model, golden)
 
 

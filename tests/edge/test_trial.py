@@ -210,7 +210,8 @@ def test_a_key_names_all_it_depends_on() -> None:
 def test_golden_outputs_decide(release: Release, tmp_path: Path) -> None:
     data, manifest = release()
     unpacked = bundle.unpack(data, tmp_path / "good")
-    spoilt = Golden(unpacked.golden.inputs, {"scores": unpacked.golden.outputs["scores"] + 1})
+    outputs = unpacked.golden.outputs
+    spoilt = Golden(unpacked.golden.inputs, {**outputs, "scores": outputs["scores"] + 1})
     wrong = bundle.unpack(bundle.pack(manifest, unpacked.model.read_bytes(), spoilt), tmp_path / "wrong")
     assert "golden check" in attempt(wrong, "cpu").fault
 
