@@ -1,7 +1,5 @@
 """The story, act by act. Each ends in checks of what really happened; one that fails ends the story."""
 
-import csv
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -153,7 +151,6 @@ def drift(story: Telling) -> None:
         for name in DRIFT:
             before, during = story.accuracy[name][BEFORE], story.accuracy[name][DURING]
             show.check(during < before - MARGIN, f"{name}: accuracy fell from {before:.1%} to {during:.1%}")
-        _label_by_hand(story, str(alarms[0]["id"]))
 
 
 def retrain(story: Telling) -> None:
@@ -223,29 +220,6 @@ def _start_apps(story: Telling) -> None:
         file = story.stage.folder / f"{device}.npz"
         np.savez(file, **{"names": names, "labels": labels[order]} | scenes)  # type: ignore[arg-type]
         story.apps[device] = story.stage.start_app(device, story.workload, file, WAYS[device])
-
-
-def _label_by_hand(story: Telling, alarm: str) -> None:
-    """An operator looks at sampled pictures and fills in what they show."""
-    sheet = story.stage.folder / "to-label" / "labels.csv"
-    story.stage.skerry("label", "next", alarm, "--count", "5", "--folder", sheet.parent)
-    with sheet.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    for row in rows:
-        row["label"] = _shown(story, row["device"], np.load(sheet.parent / row["file"]))
-    with sheet.open("w", newline="") as file:
-        table = csv.DictWriter(file, rows[0])
-        table.writeheader()
-        table.writerows(rows)
-    said = json.loads(story.stage.skerry("label", "set", alarm, "--file", sheet, "--json"))
-    story.show.check(said["labels"] == len(rows), f"an operator labels {len(rows)} sampled pictures by hand")
-
-
-def _shown(story: Telling, device: str, picture: NDArray[np.uint8]) -> str:
-    """What a picture shows that this device was asked about."""
-    with np.load(story.stage.folder / f"{device}.npz") as asked:
-        same = (asked[(CLEAR | DRIFT)[device]] == picture).all(axis=(1, 2))
-        return str(asked["names"][asked["labels"][same][0]])
 
 
 def _follow_rollout(story: Telling, number: int, release: int) -> None:

@@ -135,13 +135,6 @@ class Stage:
             raise BrokenError(f"the cloud did not start:\n{self._crew.log('cloud')}")
         return CloudClient(self.operator)
 
-    def skerry(self, *words: str | Path) -> str:
-        """What the operator's `skerry …` prints. Raises BrokenError if it fails."""
-        done = run(BIN / "skerry", "--cloud", self.operator, *words)
-        if done.returncode:
-            raise BrokenError(done.stderr)
-        return done.stdout
-
     def device(self, name: str) -> Path:
         """A device's folder."""
         return self.folder / name
