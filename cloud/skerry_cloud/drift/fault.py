@@ -1,8 +1,8 @@
 """Is it the data that broke, not the world that changed? By the signature of a channel's counts since the change.
 
 Each fault leaves another: missing values fill the last bin, a stuck sensor that of repeated values; a sensor that meets
-its limit heaps what lay beyond in one bin and leaves the rest; in another unit, values are spread just as the
-reference's would be after that conversion. What none of these explains is taken for a change of the world.
+its limit heaps what lay beyond in one bin and leaves the rest. What none of these explains is taken for a change of the
+world, another unit too: bins that are cut at the reference's quantiles do not tell it from one.
 """
 
 import math
@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from skerry_cloud.drift.tilts import Floats, converted, smooth
+from skerry_cloud.drift.tilts import Floats, smooth
 from skerry_shared.release import Channel
 
 Counts = NDArray[np.int64]
@@ -24,21 +24,13 @@ BEYOND = 5.0  # values that would lie beyond a limit, at least, before it is cal
 MOST = 0.9  # share of the reference that may
 LEFT = 0.1  # of what would lie there that still may
 SIGMAS = 3.0
-NEAR, FAR = 0.08, 0.4  # total variation distance that still is the same distribution, and that surely is another
-ENOUGH = 30  # values, to compare distributions
-
-UNITS: dict[str, tuple[float, float]] = {  # value × factor + offset; only such as a change of the world will hardly do
-    "°C to °F": (1.8, 32.0), "°F to °C": (1 / 1.8, -32 / 1.8), "°C to K": (1.0, 273.15), "K to °C": (1.0, -273.15),
-    "m/s to km/h": (3.6, 0.0), "km/h to m/s": (1 / 3.6, 0.0), "degrees to radians": (math.pi / 180, 0.0),
-    "radians to degrees": (180 / math.pi, 0.0), "10 times": (10.0, 0.0), "a tenth": (0.1, 0.0),
-    "100 times": (100.0, 0.0), "a hundredth": (0.01, 0.0), "1000 times": (1000.0, 0.0), "a thousandth": (0.001, 0.0),
-    "the sign": (-1.0, 0.0),
-}  # fmt: skip
+NEAR = 0.08  # total variation distance that still is the same distribution
+ENOUGH = 30  # values, to call a bin heaped
 
 
 def fault(channel: Channel, recent: Counts) -> str:
     """The fault that these counts show, for people, or "" if they show none."""
-    signs: tuple[Callable[[Channel, Counts], str], ...] = (_missing, _stuck, _saturated, _repeating, _unit)
+    signs: tuple[Callable[[Channel, Counts], str], ...] = (_missing, _stuck, _saturated, _repeating)
     return next((found for sign in signs if (found := sign(channel, recent))), "") if recent.sum() else ""
 
 
@@ -87,18 +79,6 @@ def _limit(usual: Floats, recent: Counts, repeated: int) -> int:
     return -1
 
 
-def _unit(channel: Channel, recent: Counts) -> str:
-    size, now = recent.sum(), recent / recent.sum()
-    if size < ENOUGH or _distance(now, smooth(channel.counts)) < FAR:
-        return ""
-    named = " or ".join(name for name, unit in UNITS.items() if _fits(now, converted(channel, *unit), size))
-    return f"unit changed: {named}" if named else ""
-
-
 def _fits(now: Floats, expected: Floats, size: int) -> bool:
     noise = float(np.sqrt(expected * (1 - expected) / (2 * math.pi * size)).sum())
-    return _distance(now, expected) <= NEAR + noise
-
-
-def _distance(one: Floats, other: Floats) -> float:
-    return float(np.abs(one - other).sum() / 2)
+    return float(np.abs(now - expected).sum() / 2) <= NEAR + noise
