@@ -29,7 +29,7 @@ from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from skerry_cloud import lineage, runs
+from skerry_cloud import alarms, lineage, runs
 from skerry_cloud.fleet.director import Director, Order
 from skerry_cloud.fleet.enrolment import Enrolment, Renewal
 from skerry_cloud.fleet.enrolment import Request as EnrolRequest
@@ -46,9 +46,11 @@ from skerry_cloud.store import (
     Assignment,
     Bundle,
     Dataset,
+    Delivery,
     Device,
     Event,
     Installed,
+    Notice,
     Release,
     Rollout,
     Run,
@@ -59,7 +61,7 @@ from skerry_shared import bundle, errors, wire
 from skerry_shared.config import decode
 from skerry_shared.release import Manifest
 from skerry_shared.sketch import CONFIDENCE
-from skerry_shared.states import Health
+from skerry_shared.states import AlarmEvent
 
 T = TypeVar("T")
 
@@ -178,9 +180,22 @@ class DropRequest:
 
 @dataclass(frozen=True)
 class ReasonRequest:
-    """POST /v1/rollouts/ID/halt, /v1/alarms/ID/resolve."""
+    """POST /v1/rollouts/ID/halt, /v1/alarms/ID/acknowledge, /v1/alarms/ID/resolve."""
 
     reason: str = "by the operator"
+
+
+@dataclass(frozen=True)
+class AssignRequest:
+    """POST /v1/alarms/ID/assign."""
+
+    owner: str
+    reason: str = "by the operator"
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, which ``decode`` turns into a UsageError."""
+        if not self.owner.strip():
+            raise ValueError("owner: name somebody")
 
 
 def create(services: Services) -> Starlette:
@@ -218,7 +233,9 @@ def create(services: Services) -> Starlette:
         Route("/v1/alarms/{alarm:int}", api.alarm),
         Route("/v1/alarms/{alarm:int}/labels", api.wanted_labels),
         Route("/v1/alarms/{alarm:int}/labels", api.add_labels, methods=["POST"]),
-        Route("/v1/alarms/{alarm:int}/resolve", api.resolve, methods=["POST"]),
+        Route("/v1/alarms/{alarm:int}/acknowledge", api.moves(AlarmEvent.ACKNOWLEDGED), methods=["POST"]),
+        Route("/v1/alarms/{alarm:int}/assign", api.assign, methods=["POST"]),
+        Route("/v1/alarms/{alarm:int}/resolve", api.moves(AlarmEvent.RESOLVED), methods=["POST"]),
         Route("/v1/events", api.events),
         Mount("/repository", StaticFiles(directory=services.repository)),
     ]
@@ -372,10 +389,23 @@ class _Api:
         return JSONResponse(await asyncio.to_thread(summary, self._s.lake))
 
     async def alarm(self, request: Request) -> Response:
-        """With what is known of the accuracy on its devices: before, now by labels, and a guess without."""
+        """With its history, whom it was told, and what is known of the accuracy on its devices: before, now by labels,
+        and a guess without."""
         self._authorize(request)
         alarm = await self._s.store.get(Alarm, request.path_params["alarm"])
-        return JSONResponse(plain(alarm) | {"accuracy": await self._accuracy(alarm)})
+        told = {"history": await self._history(alarm), "told": await self._told(alarm)}
+        return JSONResponse(plain(alarm) | told | {"accuracy": await self._accuracy(alarm)})
+
+    async def _history(self, alarm: Alarm) -> list[dict[str, Any]]:
+        mine = select(Event).where(Event.name == alarm.title, Event.kind.in_(["alarm", "health"]))
+        return [plain(event) for event in await self._s.store.all(mine.order_by(Event.id))]
+
+    async def _told(self, alarm: Alarm) -> list[dict[str, Any]]:
+        """Each delivery, and what of."""
+        notices = await self._s.store.all(select(Notice).where(Notice.alarm == alarm.id))
+        what = {notice.id: notice.what for notice in notices}
+        mine = select(Delivery).where(Delivery.notice.in_(what)).order_by(Delivery.notice, Delivery.route)
+        return [plain(one) | {"what": what[one.notice]} for one in await self._s.store.all(mine)]
 
     async def wanted_labels(self, request: Request) -> Response:
         """Up to ?count= samples of the alarm's devices since the alarm, at random, whose truth nobody told yet."""
@@ -426,17 +456,23 @@ class _Api:
             raise errors.NotFoundError(f"release: no {alarm.workload}/{alarm.release}")
         return wire.from_json(Manifest, bundle.manifest)
 
-    async def resolve(self, request: Request) -> Response:
-        asked = await self._asked(ReasonRequest, request)
+    def moves(self, event: AlarmEvent) -> Callable[[Request], Awaitable[Response]]:
+        """A route for what an operator says of an alarm."""
+
+        async def answer(request: Request) -> Response:
+            asked = await self._asked(ReasonRequest, request)
+            async with self._s.store.begin() as session:
+                alarm = await alarms.get(session, request.path_params["alarm"])
+                alarms.move(session, alarm, event, asked.reason, "operator", time.time())
+            return JSONResponse(plain(alarm))
+
+        return answer
+
+    async def assign(self, request: Request) -> Response:
+        asked = await self._asked(AssignRequest, request)
         async with self._s.store.begin() as session:
-            alarm = await session.get(Alarm, request.path_params["alarm"])
-            if not alarm:
-                raise errors.NotFoundError(f"alarm: no {request.path_params['alarm']}")
-            if alarm.state == "resolved":
-                raise errors.StateError(f"alarm: {alarm.id} is resolved already")
-            session.add(Event(time=time.time(), kind="alarm", name=alarm.title, before=alarm.state, after="resolved",
-                              reason=asked.reason, actor="operator"))  # fmt: skip
-            alarm.state, alarm.health = "resolved", Health.OK.value
+            alarm = await alarms.get(session, request.path_params["alarm"])
+            alarms.assign(session, alarm, asked.owner.strip(), asked.reason, "operator", time.time())
         return JSONResponse(plain(alarm))
 
     async def events(self, request: Request) -> Response:

@@ -378,17 +378,19 @@ def drift_list(context: typer.Context, as_json: Json = False) -> None:
     """All alarms."""
     _list(_cloud(context).get("/alarms"), as_json, {
         "alarm": "id", "where": _alarm_place, "release": lambda r: f"{r['workload']}/{r['release']}", "kind": "kind",
-        "state": "state", "health": "health", "since": _when("since"), "raised": _when("raised"), "what": "summary",
+        "state": "state", "health": "health", "owner": "owner", "since": _when("since"), "raised": _when("raised"),
+        "what": "summary",
     })  # fmt: skip
 
 
 @drift.command("show")
 def drift_show(context: typer.Context, number: int, as_json: Json = False) -> None:
-    """An alarm, with the channels that drifted and how strong the evidence is."""
+    """An alarm: the channels that drifted, how strong the evidence is, what was done about it, and who was told."""
     found = _cloud(context).get(f"/alarms/{number}")
     if as_json:
         return _show(found, True)
     console.print(f"alarm {number} on [bold]{_alarm_place(found)}[/], {found['state']}: {escape(found['summary'])}")
+    console.print(f"  owner: {escape(found['owner'] or 'nobody')}")
     if found["level"] != "device":
         console.print(f"  devices: {', '.join(found['devices'])}")
     strongest = max((c["evidence"] for c in found["detail"]["channels"]), default=1.0)
@@ -400,14 +402,47 @@ def drift_show(context: typer.Context, number: int, as_json: Json = False) -> No
             f"{escape(channel['now'])}, usually {escape(channel['usual'])}"
         )
     _print_accuracy(found["accuracy"])
+    for event in found["history"]:
+        console.print(f"  {escape(event_line(event))}", highlight=False)
+    for one in found["told"]:
+        why = f": {one['error']}" if one["error"] else ""
+        console.print(f"  {one['what']}, by route {one['route']}: {one['state']}{escape(why)}")
     return None
+
+
+@drift.command("ack")
+def drift_ack(
+    context: typer.Context,
+    number: int,
+    owner: Annotated[str, typer.Option(help="Who looks into it; else its owner stays.")] = "",
+    reason: Reason = "by the operator",
+    as_json: Json = False,
+) -> None:
+    """Say that somebody looks into an alarm: it escalates no further.
+
+    Example: skerry drift ack 3 --owner ada@example.org --reason "on my way to the camera"
+    """
+    cloud = _cloud(context)
+    if owner:
+        cloud.post(f"/alarms/{number}/assign", owner=owner, reason=reason)
+    done = cloud.post(f"/alarms/{number}/acknowledge", reason=reason)
+    _result(done, as_json, f"alarm {number} is acknowledged; {done['owner'] or 'nobody'} owns it")
+
+
+@drift.command("assign")
+def drift_assign(
+    context: typer.Context, number: int, owner: str, reason: Reason = "by the operator", as_json: Json = False
+) -> None:
+    """Give an alarm to another owner: a name, or an address that mails reach."""
+    done = _cloud(context).post(f"/alarms/{number}/assign", owner=owner, reason=reason)
+    _result(done, as_json, f"alarm {number} is {done['owner']}'s")
 
 
 @drift.command("resolve")
 def drift_resolve(
     context: typer.Context, number: int, reason: Reason = "by the operator", as_json: Json = False
 ) -> None:
-    """Close an alarm."""
+    """Close an alarm: its place is judged anew from now on."""
     done = _cloud(context).post(f"/alarms/{number}/resolve", reason=reason)
     _result(done, as_json, f"alarm {number} is resolved")
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from skerry_shared.config import load_toml
 from skerry_shared.identity import check_name
@@ -93,6 +94,53 @@ class Retrain:
 
 
 @dataclass(frozen=True)
+class Route:
+    """Where alarms are told. A secret is in a file, never here: the webhook's key, the mail user's password, the
+    Alertmanager's bearer token."""
+
+    kind: Literal["webhook", "mail", "alertmanager"]
+    url: str  # https://…; of a mail server smtp://[user@]host[:587] (with STARTTLS) or smtps://[user@]host[:465]
+    step: int = 0  # 0: told at once; n: told after n × escalate_hours without an acknowledgement
+    secret: Path | None = None
+    authority: Path | None = None  # certificates to trust instead of the system's, PEM
+    workloads: tuple[str, ...] = ()  # only these; none: all
+    to: str = ""  # address of a mail; none: the alarm's owner
+    sender: str = "skerry@localhost"
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, which ``decode`` turns into a ConfigError."""
+        parts = urlsplit(self.url)
+        schemes = ("smtp", "smtps") if self.kind == "mail" else ("https",)
+        if parts.scheme not in schemes and not (parts.scheme == "http" and self.kind != "mail" and self.local):
+            raise ValueError(f"url: a {self.kind} needs {' or '.join(f'{scheme}://' for scheme in schemes)}")
+        if not parts.hostname or parts.password is not None:
+            raise ValueError("url: needs a host, and no password: that is in the file named by secret")
+        if self.step < 0:
+            raise ValueError("step: needs a number from 0 on")
+        if self.kind == "webhook" and self.secret is None:
+            raise ValueError("secret: a webhook is signed; name a file with whsec_ and base64 of 32 random bytes")
+
+    @property
+    def local(self) -> bool:
+        """Does it stay on this machine?"""
+        return urlsplit(self.url).hostname in ("localhost", "127.0.0.1", "::1")
+
+
+@dataclass(frozen=True)
+class Alarms:
+    """Whom to tell of alarms, and when to tell more."""
+
+    escalate_hours: float = 4.0  # without an acknowledgement, until the routes of the next step are told
+    give_up_days: float = 7.0  # what cannot be told for so long is given up
+    routes: dict[str, Route] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, which ``decode`` turns into a ConfigError."""
+        if min(self.escalate_hours, self.give_up_days) <= 0:
+            raise ValueError("escalate_hours, give_up_days: need to be above 0")
+
+
+@dataclass(frozen=True)
 class CloudConfig:
     """The whole file."""
 
@@ -103,6 +151,7 @@ class CloudConfig:
     devices: Devices = field(default_factory=Devices)
     rollouts: Rollouts = field(default_factory=Rollouts)
     drift: Drift = field(default_factory=Drift)
+    alarms: Alarms = field(default_factory=Alarms)
     retrain: Retrain = field(default_factory=Retrain)
 
     def database_url(self, folder: Path) -> str:
@@ -157,6 +206,18 @@ wave_minutes = 60.0
 [drift]
 false_alarm_days = 30.0              # between two false alarms of the whole fleet, all tests together; at least
 tolerance = 0.01                     # share of the traffic that may be other than in the reference
+
+[alarms]
+escalate_hours = 4.0                 # without `skerry drift ack`, until the routes of the next step are told
+# [alarms.routes.team]
+# kind = "webhook"                   # signed JSON; or "mail", "alertmanager"
+# url = "https://hooks.example.org/skerry"
+# secret = "keys/team.secret"        # echo whsec_$(openssl rand -base64 32) > keys/team.secret
+# [alarms.routes.owner]
+# kind = "mail"                      # to the alarm's owner, or to = "…"
+# url = "smtp://skerry@mail.example.org:587"
+# secret = "keys/mail.password"
+# step = 1                           # told when nobody acknowledged for 1 × escalate_hours
 
 [retrain]
 enabled = true

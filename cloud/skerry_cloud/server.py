@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import uvicorn
 from sqlalchemy import select
 
-from skerry_cloud import api, config, keys, launch, setup, store
+from skerry_cloud import api, config, keys, launch, routes, setup, store
 from skerry_cloud.adapters import mosquitto
 from skerry_cloud.adapters.carrier_grpc import GrpcCarrier
 from skerry_cloud.adapters.carrier_mqtt import MqttCarrier
@@ -31,6 +31,7 @@ from skerry_cloud.ingest.lake import Lake
 from skerry_cloud.ingest.samples import Labelled, labelled
 from skerry_cloud.keys import Keys
 from skerry_cloud.learning import Learning
+from skerry_cloud.notify.flow import Notifier
 from skerry_cloud.release.repository import Repository
 from skerry_cloud.retrain.flow import Retrainer
 from skerry_cloud.retrain.policy import Policy
@@ -91,6 +92,10 @@ class Cloud:
         self._retrainer = Retrainer(
             database, self._learning, self._labelled, self._roll_out, _policy(found), folder / "incoming"
         )
+        self._notifier = Notifier(
+            database, found.fleet, routes.load(found.alarms, folder), found.alarms.escalate_hours * 3600,
+            found.alarms.give_up_days * 86400,
+        )  # fmt: skip
         self._has_mqtt = found.listen.mqtt and mosquitto.found() is not None
         self._enrolment = Enrolment(
             database, self._keys, found.fleet, self._repository.root, self._addresses(), found.devices.certificate_days
@@ -129,8 +134,8 @@ class Cloud:
 
     def _parts(self) -> list[Coroutine[Any, Any, None]]:
         if not self._config.retrain.enabled:
-            return [self._ingest.run(), self._direct(), self._renew()]
-        return [self._ingest.run(), self._direct(), self._renew(), self._retrain()]
+            return [self._ingest.run(), self._direct(), self._notify(), self._renew()]
+        return [self._ingest.run(), self._direct(), self._notify(), self._renew(), self._retrain()]
 
     async def _carry(self, stack: AsyncExitStack) -> None:
         listen, tls = self._config.listen, self._keys.tls
@@ -195,6 +200,11 @@ class Cloud:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._news.wait(), BEAT)
             self._news.clear()
+
+    async def _notify(self) -> None:
+        while True:
+            await _guarded(self._notifier.tick(), "notices")
+            await asyncio.sleep(BEAT)
 
     async def _retrain(self) -> None:
         while True:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import JSON, ForeignKeyConstraint, Select, event, select
+from sqlalchemy import JSON, ForeignKey, ForeignKeyConstraint, Select, event, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, mapped_column
@@ -175,9 +175,12 @@ class Alarm(Base, kw_only=True):
     release: Mapped[int]
     kind: Mapped[str]  # drift, data-quality
     health: Mapped[str]  # of the cohort: see states.Health
-    state: Mapped[str]  # open, resolved
+    state: Mapped[str]  # see states.Alarm
+    owner: Mapped[str] = mapped_column(default="")  # the release's, until it is assigned to somebody
+    opened: Mapped[float]  # by the cloud's clock, for escalation
+    step: Mapped[int] = mapped_column(default=0)  # of escalation that was reached
     since: Mapped[float]  # start of the window where the evidence began
-    raised: Mapped[float]
+    raised: Mapped[float]  # end of the window that tipped it
     summary: Mapped[str]
     detail: Mapped[dict[str, Any]]
 
@@ -185,6 +188,32 @@ class Alarm(Base, kw_only=True):
     def title(self) -> str:
         """How events name it."""
         return f"{self.id} {self.name or self.level}"
+
+
+class Notice(Base, kw_only=True):
+    """The outbox: what happened to an alarm and is to be told, written with the change itself."""
+
+    __tablename__ = "notices"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True, init=False)
+    alarm: Mapped[int] = mapped_column(ForeignKey("alarms.id"))
+    time: Mapped[float]
+    what: Mapped[str]  # opened, or one of states.AlarmEvent
+    first: Mapped[int]  # steps of escalation whose routes are told: from this one …
+    last: Mapped[int]  # … to this one
+    body: Mapped[dict[str, Any]]  # the alarm as it was then, and why
+    addressed: Mapped[bool] = mapped_column(default=False, index=True)  # its deliveries are written
+
+
+class Delivery(Base, kw_only=True):
+    """A notice on its way over one route."""
+
+    __tablename__ = "deliveries"
+    notice: Mapped[int] = mapped_column(ForeignKey("notices.id"), primary_key=True)
+    route: Mapped[str] = mapped_column(primary_key=True)
+    state: Mapped[str] = mapped_column(default="waiting", index=True)  # waiting, told, given up
+    attempts: Mapped[int] = mapped_column(default=0)
+    due: Mapped[float]  # of the next attempt
+    error: Mapped[str] = mapped_column(default="")  # of the last one
 
 
 class Checkpoint(Base, kw_only=True):

@@ -18,6 +18,7 @@ from skerry_shared.release import Channel
 NORMAL = Channel("brightness", (1.0, 2.0, 3.0), (250, 250, 250, 250, 0))
 DARKER = Channel("brightness", (1.0, 2.0, 3.0), (350, 250, 250, 150, 0))
 SHIFTED = Channel("brightness", (1.0, 2.0, 3.0), (100, 100, 100, 700, 0))
+GONE = Channel("brightness", (1.0, 2.0, 3.0), (150, 100, 100, 50, 400))
 DAYS = 1000 / DAY  # windows last a second
 
 
@@ -72,6 +73,33 @@ def test_drift_raises_one_alarm_and_a_resolved_one_may_come_again(with_store: Ca
         await resolve(store, alarm.id)
         await drift.take(windows("edge-1", SHIFTED, 60, 20))
         assert [found.state for found in await store.all(select(Alarm).order_by(Alarm.id))] == ["resolved", "open"]
+
+    with_store(story)
+
+
+def test_what_gets_worse_is_noted_on_the_open_alarm(with_store: Callable[[Any], None]) -> None:
+    async def story(store: Store) -> None:
+        drift = started(store)
+        await drift.take(windows("edge-1", DARKER, 0, 20))
+        (before,) = await store.all(select(Alarm))
+        await drift.take(windows("edge-1", GONE, 20, 20))
+        (alarm,) = await store.all(select(Alarm))
+        assert (alarm.kind, alarm.state, alarm.summary) == ("drift", "open", before.summary)
+        (channel,) = alarm.detail["channels"]
+        assert channel["fault"].endswith("missing")
+        events = await store.all(select(Event).where(Event.kind == "alarm").order_by(Event.id))
+        assert [event.after for event in events] == ["open", "open"] and " further since " in events[1].reason
+
+    with_store(story)
+
+
+def test_another_release_at_the_same_place_opens_no_second_alarm(with_store: Callable[[Any], None]) -> None:
+    async def story(store: Store) -> None:
+        drift, second = started(store), windows("edge-1", SHIFTED, 20, 20).to_pylist()
+        await drift.take(windows("edge-1", SHIFTED, 0, 20))
+        await drift.take(pa.Table.from_pylist([row | {"release": 2} for row in second]))
+        (alarm,) = await store.all(select(Alarm))
+        assert (alarm.release, alarm.health, alarm.state) == (2, "drift", "open")
 
     with_store(story)
 

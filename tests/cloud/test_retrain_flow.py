@@ -91,7 +91,7 @@ class World:
             session.add(Device(name="edge-1", profile="p", state="enrolled"))
             session.add(Installed(device="edge-1", workload="w", release=1))
             session.add(Alarm(level="device", name="edge-1", devices=["edge-1"], workload="w", release=1, kind=kind,
-                              health=kind, state="open", since=NOW - 60, raised=NOW,
+                              health=kind, state="open", opened=NOW, since=NOW - 60, raised=NOW,
                               summary="", detail={}))  # fmt: skip
         return self
 

@@ -15,18 +15,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from sqlalchemy import select
 
+from skerry_cloud.alarms import move, raise_, unresolved
 from skerry_cloud.drift import checkpoint
-from skerry_cloud.drift.finding import Alarm, Place, summary
+from skerry_cloud.drift.finding import DATA_QUALITY, DRIFT, Alarm, Place, summary
 from skerry_cloud.drift.traffic import Known, Window
 from skerry_cloud.drift.watch import Key, Watch
 from skerry_cloud.store import Alarm as AlarmRow
-from skerry_cloud.store import Checkpoint, Device, Event, Store
+from skerry_cloud.store import Checkpoint, Device, Store
 from skerry_shared.errors import InputError, NotFoundError
 from skerry_shared.release import Channel
+from skerry_shared.states import AlarmEvent, Health
 
 log = logging.getLogger(__name__)
 
-NAME = "drift"
+NAME = ACTOR = "drift"
 EVERY = 60.0  # seconds between two checkpoints
 LATE = 3600.0  # seconds by which the ingest's clock may have been set back between two commits
 
@@ -67,11 +69,12 @@ class DriftFlow:
         self._taken = {name: last for name, last in self._taken.items() if last[1] >= now - LATE}
         async with self._store.begin() as session:
             for alarm in alarms:
-                row = _row(alarm)
-                session.add(row)
-                await session.flush()
-                session.add(Event(time=alarm.at, kind="alarm", name=row.title, after="open", reason=row.summary,
-                                  actor="drift"))  # fmt: skip
+                row = await unresolved(session, alarm.place.level, alarm.place.name, alarm.place.workload)
+                if row:
+                    _worsen(row, alarm)
+                    move(session, row, AlarmEvent.WORSENED, summary(alarm), ACTOR, now)
+                else:
+                    await raise_(session, _row(alarm, now), ACTOR)
             await session.merge(Checkpoint(name=NAME, time=now, data=self._dump()))
         self._saved = now
 
@@ -139,12 +142,28 @@ def windows_of(rows: pa.Table) -> Iterator[Window]:
         yield Window._make((*values, flat[begin:end]))
 
 
-def _row(alarm: Alarm) -> AlarmRow:
+def _row(alarm: Alarm, now: float) -> AlarmRow:
     channels = [asdict(culprit) for culprit in alarm.channels]
     return AlarmRow(
         **alarm.place._asdict(), devices=list(alarm.devices), kind=alarm.kind, health=alarm.kind, state="open",
-        since=alarm.since, raised=alarm.at, summary=summary(alarm), detail={"channels": channels},
+        opened=now, since=alarm.since, raised=alarm.at, summary=summary(alarm), detail={"channels": channels},
     )  # fmt: skip
+
+
+def _worsen(row: AlarmRow, alarm: Alarm) -> None:
+    """Note on an alarm that its place changed further, or that another release there drifts as well."""
+    news = {culprit.channel: asdict(culprit) for culprit in alarm.channels}
+    told = [channel for channel in row.detail["channels"] if channel["channel"] not in news]
+    row.detail = row.detail | {"channels": [*news.values(), *told]}
+    if not alarm.again:
+        row.release, row.devices, row.raised, row.health = (
+            alarm.place.release,
+            list(alarm.devices),
+            alarm.at,
+            alarm.kind,
+        )
+    if alarm.kind == DRIFT and row.kind == DATA_QUALITY:
+        row.kind, row.health = DRIFT, Health.DRIFT.value
 
 
 def _columns(rows: pa.Table, *names: str) -> Iterator[tuple[Any, ...]]:

@@ -96,6 +96,7 @@ class Traffic:
     members: dict[str, Member] = field(default_factory=dict)
     series: dict[Channel, Series] = field(default_factory=dict)
     pools: dict[tuple[str, int], Bank[Pool]] = field(default_factory=dict)  # by channel and number of alternatives
+    muted: frozenset[str] = frozenset()  # devices that are known to drift, and are not held against their pools
 
     def join(self, device: str, known: Known) -> None:
         """From now on this device belongs here."""
@@ -114,11 +115,15 @@ class Traffic:
         for series in self.members.pop(device).series.values():
             series.bank.remove(device)
 
-    def reset(self, devices: Iterable[str]) -> None:
-        """Judge these devices anew, and the pools with them."""
+    def restart(self, devices: Iterable[str]) -> None:
+        """Judge these devices anew."""
         for device in devices:
             for series in self.members[device].series.values():
                 series.bank.reset(device)
+
+    def reset(self, devices: Iterable[str]) -> None:
+        """Judge these devices anew, and the pools with them."""
+        self.restart(devices)
         for bank in self.pools.values():
             for pool in bank.rows:
                 bank.reset(pool)
@@ -159,7 +164,8 @@ class Traffic:
         evidence = [
             found.cusum[row, best]
             for device in self.devices(place)
-            if (found := self.members[device].series[name].bank).width == bank.width
+            if device not in self.muted
+            and (found := self.members[device].series[name].bank).width == bank.width
             and found.mark[row := found.rows[device]] > since
         ]
         odds = np.logaddexp(0.0, -np.array(evidence)) - math.log(2)
@@ -198,7 +204,7 @@ class Traffic:
         found: defaultdict[Pool, list[int]] = defaultdict(list)
         for place, window in enumerate(window for windows, _ in parts for window in windows):
             for pool in self.members[window.device].pools:
-                if pool in sizes:
+                if pool in sizes and window.device not in self.muted:
                     found[pool].append(place)
         if not found:
             return None

@@ -17,17 +17,20 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import select
 
+from skerry_cloud.alarms import move
 from skerry_cloud.job import Progress, Report
 from skerry_cloud.retrain.harm import proven
 from skerry_cloud.retrain.policy import Cohort, Policy, Situation, decide, hindered, is_harmed
 from skerry_cloud.specs import Wanted
 from skerry_cloud.store import Alarm, Bundle, Dataset, Event, Installed, Release, Rollout, Run, Store
 from skerry_shared.errors import GateError, SkerryError
-from skerry_shared.states import HEALTH, Health, HealthEvent, step
+from skerry_shared.states import HEALTH, AlarmEvent, Health, HealthEvent, step
+from skerry_shared.states import Alarm as State
 
 log = logging.getLogger(__name__)
 
 ACTOR = "policy"
+UNRESOLVED = Alarm.state != State.RESOLVED.value
 ALPHA = 0.05  # probability that harm is stated where there is none, however often labels are looked at
 
 
@@ -113,7 +116,7 @@ class Retrainer:
         await self._close_answered()
         await self._take_back_halted()
         drifting = Alarm.health.in_([Health.DRIFT.value, Health.HARM.value])
-        alarms = await self._store.all(select(Alarm).where(Alarm.state == "open", drifting))
+        alarms = await self._store.all(select(Alarm).where(UNRESOLVED, drifting))
         for workload in sorted({alarm.workload for alarm in alarms}):
             await self._consider(workload, [alarm for alarm in alarms if alarm.workload == workload])
 
@@ -215,17 +218,15 @@ class Retrainer:
         """An alarm about a release is answered once none of its devices runs that any more, or one from before it."""
         async with self._store.begin() as session:
             installed = (await session.scalars(select(Installed))).all()
-            for alarm in (await session.scalars(select(Alarm).where(Alarm.state == "open"))).all():
+            for alarm in (await session.scalars(select(Alarm).where(UNRESOLVED))).all():
                 if not any(_is_about(alarm, one) for one in installed):
-                    alarm.state, alarm.health = "resolved", Health.OK.value
                     why = f"{', '.join(alarm.devices)}: {alarm.workload}/{alarm.release} runs no more"
-                    session.add(Event(time=self._clock(), kind="alarm", name=alarm.title, before="open",
-                                      after="resolved", reason=why, actor=ACTOR))  # fmt: skip
+                    move(session, alarm, AlarmEvent.RESOLVED, why, ACTOR, self._clock())
 
     async def _take_back_halted(self) -> None:
         """What a retraining was to cure still drifts where its rollout halted, or the cloud's end cut it short."""
         under_way = Alarm.health.in_([Health.RETRAIN.value, Health.CANARY.value])
-        for alarm in await self._store.all(select(Alarm).where(Alarm.state == "open", under_way)):
+        for alarm in await self._store.all(select(Alarm).where(UNRESOLVED, under_way)):
             newest = select(Rollout).where(Rollout.workload == alarm.workload, Rollout.release > alarm.release)
             rollout = await self._store.first(newest.order_by(Rollout.id.desc()))
             if alarm.health == Health.RETRAIN or (rollout and rollout.state == "halted"):

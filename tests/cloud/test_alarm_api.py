@@ -1,4 +1,4 @@
-"""The labelling queue of an alarm, through the API as the command line asks it."""
+"""An alarm through the API, as the command line asks it: its life, and its labelling queue."""
 
 import base64
 import json
@@ -9,10 +9,11 @@ from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
+from sqlalchemy import select
 
-from skerry_cloud import api
+from skerry_cloud import alarms, api
 from skerry_cloud.ingest.lake import Lake, schema
-from skerry_cloud.store import Alarm, Bundle, Release, Store
+from skerry_cloud.store import Alarm, Bundle, Event, Release, Store
 from skerry_shared import wire
 from skerry_shared.release import ANY, Lineage, Manifest, Measured, Target, TensorSpec
 
@@ -23,7 +24,8 @@ MANIFEST = Manifest(
     model_file="m.onnx",
 )  # fmt: skip
 ALARM = {"level": "device", "name": "a", "devices": ["a"], "workload": "w", "release": 1, "kind": "drift",
-         "health": "drift", "state": "open", "since": 4.0, "raised": 5.0, "summary": "", "detail": {}}  # fmt: skip
+         "health": "drift", "state": "open", "opened": 5.0, "since": 4.0, "raised": 5.0, "summary": "",
+         "detail": {}}  # fmt: skip
 
 
 def sample(name: str) -> dict[str, Any]:
@@ -86,5 +88,31 @@ def test_an_operator_is_asked_for_labels_and_gives_them(with_store: Callable[[An
         for count in ("0", "201", "many"):
             status, said = await caller.ask("GET", path, f"count={count}")
             assert status == 400 and "count: expected a number from 1 to 200" in said["error"]
+
+    with_store(story)
+
+
+def test_an_alarm_is_acknowledged_assigned_and_resolved(with_store: Callable[[Any], None], tmp_path: Path) -> None:
+    async def story(store: Store) -> None:
+        async with store.begin() as session:
+            await alarms.raise_(session, Alarm(**cast(Any, ALARM)), "drift")
+        caller, path = Caller(store, Lake(tmp_path / "lake")), "/v1/alarms/1"
+        assert (await caller.ask("POST", f"{path}/assign", owner=" ada "))[1]["owner"] == "ada"
+        status, said = await caller.ask("POST", f"{path}/assign", owner=" ")
+        assert status == 400 and "owner: name somebody" in said["error"]
+        status, alarm = await caller.ask("POST", f"{path}/acknowledge", reason="on my way")
+        assert (status, alarm["state"], alarm["owner"]) == (200, "acknowledged", "ada")
+        assert (await caller.ask("POST", f"{path}/acknowledge"))[0] == 409
+        status, alarm = await caller.ask("POST", f"{path}/resolve", reason="lamp mended")
+        assert (alarm["state"], alarm["health"]) == ("resolved", "ok")
+        for step in ("acknowledge", "resolve"):
+            status, said = await caller.ask("POST", f"{path}/{step}")
+            assert status == 409 and "cannot happen while 'resolved'" in said["error"]
+        assert (await caller.ask("POST", "/v1/alarms/9/resolve"))[0] == 404
+        events = await store.all(select(Event).order_by(Event.id))
+        assert [(event.after, event.reason, event.actor) for event in events] == [
+            ("open", "", "drift"), ("open", "nobody gives it to ada: by the operator", "operator"),
+            ("acknowledged", "on my way", "operator"), ("resolved", "lamp mended", "operator"),
+        ]  # fmt: skip
 
     with_store(story)
