@@ -52,6 +52,8 @@ drift = typer.Typer(help="Alarms: which device's traffic changed, what in it, si
 
 label = typer.Typer(help="Labels for what drifted: which to give, giving them, what they say.", no_args_is_help=True)
 
+retrain = typer.Typer(help="What the retraining policy does, and why it does not.", no_args_is_help=True)
+
 OUT, BACK, LOOK = "Out: from data to devices", "Back: from devices to the next model", "Look"
 app.add_typer(data, name="data", rich_help_panel=OUT)
 app.add_typer(model, name="model", rich_help_panel=OUT)
@@ -188,10 +190,11 @@ def publish(context: typer.Context, run: int, reason: Reason = "by the operator"
 
 @run.command("list")
 def run_list(context: typer.Context, as_json: Json = False) -> None:
-    """All training runs."""
+    """All training runs, with the minutes that they took and what these cost."""
     _list(_cloud(context).get("/runs"), as_json, {
         "run": "id", "workload": "workload", "dataset": "dataset", "parent": "parent", "state": "state",
-        "accuracy": lambda r: f"{r['accuracy']:.2%}", "created": _when("created"), "reason": "reason",
+        "accuracy": lambda r: f"{r['accuracy']:.2%}", "minutes": _minutes, "cost": _cost, "created": _when("created"),
+        "reason": "reason",
     })  # fmt: skip
 
 
@@ -447,6 +450,50 @@ def drift_resolve(
     _result(done, as_json, f"alarm {number} is resolved")
 
 
+@drift.command("rebase")
+def drift_rebase(
+    context: typer.Context,
+    workload: str,
+    reason: Annotated[str, typer.Option(help="Why this is normal now; kept in the event and the lineage.")],
+    device: Annotated[str, typer.Option(help="Only on this device.")] = "",
+    group: Annotated[str, typer.Option(help="Only in this group.")] = "",
+    hours: Annotated[float, typer.Option(help="What was sent in the last hours, which you have reviewed.")] = 24.0,
+    release: Annotated[int, typer.Option(help="0 is the newest.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """After a change that is meant to stay: what devices sent lately becomes what their traffic is compared with.
+
+    Alarms of that place are resolved. `skerry drift unbase` takes it back. The next release has a reference of its own.
+
+    Example: skerry drift rebase fashion --device edge-1 --hours 6 --reason "new lamp, pictures looked at"
+    """
+    if device and group:
+        raise UsageError("rebase: name a device or a group, or neither for the whole fleet")
+    level = "device" if device else "group" if group else "fleet"
+    done = _cloud(context).post("/baselines", workload=workload, level=level, name=device or group, hours=hours,
+                                reason=reason, release=release)  # fmt: skip
+    where = f"{_alarm_place(done)}: {workload}/{done['release']}"
+    _result(done, as_json, f"baseline {done['id']} is in force on {where}; back: skerry drift unbase {done['id']}")
+
+
+@drift.command("unbase")
+def drift_unbase(
+    context: typer.Context, number: int, reason: Reason = "by the operator", as_json: Json = False
+) -> None:
+    """Take a baseline back: traffic is compared with what was normal before."""
+    done = _cloud(context).post(f"/baselines/{number}/take-back", reason=reason)
+    _result(done, as_json, f"baseline {number} is {done['state']}")
+
+
+@drift.command("baselines")
+def drift_baselines(context: typer.Context, as_json: Json = False) -> None:
+    """What was put in the place of a release's own reference, and taken back."""
+    _list(_cloud(context).get("/baselines"), as_json, {
+        "baseline": "id", "where": _alarm_place, "release": lambda r: f"{r['workload']}/{r['release']}",
+        "state": "state", "since": _when("since"), "created": _when("created"), "reason": "reason",
+    })  # fmt: skip
+
+
 @label.command("next")
 def label_next(
     context: typer.Context,
@@ -503,6 +550,36 @@ def label_list(context: typer.Context, alarm: int, as_json: Json = False) -> Non
     console.print(f"alarm {alarm}, {found['health']}: {escape(found['summary'])}")
     _print_accuracy(found["accuracy"])
     return None
+
+
+@retrain.command("list")
+def retrain_list(context: typer.Context, as_json: Json = False) -> None:
+    """What the policy began, why, how it ended, and what it cost."""
+    _list(_cloud(context).get("/retrainings")["retrainings"], as_json, {
+        "retraining": "id", "champion": lambda r: f"{r['workload']}/{r['champion']}", "state": "state", "run": "run",
+        "release": lambda r: r["published"] or "", "minutes": _minutes, "cost": _cost, "began": _when("began"),
+        "reason": "reason",
+    })  # fmt: skip
+
+
+@retrain.command("why")
+def retrain_why(context: typer.Context, as_json: Json = False) -> None:
+    """What the policy in skerry-cloud.toml said of each workload when it last looked: why it retrains, or waits.
+
+    A workload that gave it no reason to look is not here.
+    """
+    _list(_cloud(context).get("/retrainings")["verdicts"], as_json, {
+        "workload": "workload", "retrains": lambda r: "yes" if r["retrain"] else "no", "why": "reason",
+    })  # fmt: skip
+
+
+@app.command(rich_help_panel=LOOK)
+def cost(context: typer.Context, as_json: Json = False) -> None:
+    """Minutes and money by month and workload; `[retrain] price_per_minute` says what a minute costs."""
+    _list(_cloud(context).get("/costs"), as_json, {
+        "month": lambda r: _time(r["month"])[:7], "workload": "workload", "runs": "runs", "minutes": _minutes,
+        "cost": _cost,
+    })  # fmt: skip
 
 
 @app.command(rich_help_panel=LOOK)
@@ -594,7 +671,7 @@ def oip_check(
 
 for group, name, panel in (
     (rollout, "rollout", OUT), (device, "device", OUT), (drift, "drift", BACK), (label, "label", BACK),
-    (run, "run", LOOK), (release, "release", LOOK),
+    (retrain, "retrain", BACK), (run, "run", LOOK), (release, "release", LOOK),
 ):  # fmt: skip
     app.add_typer(group, name=name, rich_help_panel=panel)
 
@@ -778,6 +855,14 @@ def _release_name(name: str) -> tuple[str, int]:
     if not (number.isascii() and number.isdigit()):
         raise UsageError(f"release: {name!r} is not WORKLOAD/NUMBER, as in fashion/1")
     return workload, int(number)
+
+
+def _minutes(row: dict[str, Any]) -> str:
+    return f"{row['seconds'] / 60:.1f}"
+
+
+def _cost(row: dict[str, Any]) -> str:
+    return f"{row['cost']:.2f}"
 
 
 def _when(key: str) -> Callable[[dict[str, Any]], str]:

@@ -76,17 +76,32 @@ class Retrain:
     """When to retrain by itself, and what a candidate may lose. It must always be better on recent data."""
 
     enabled: bool = True
-    on: Literal["harm", "alarm"] = "harm"  # drift alone may do no harm: what has to be there beside labels
-    min_harm: float = 2.0  # points of accuracy that labels have to prove lost
-    min_labels: int = 200  # labelled samples of the alarmed devices since their alarm
+    on: tuple[Literal["harm", "alarm", "estimate", "schedule", "labels"], ...] = ("harm",)  # any of these asks for it
+    min_harm: float = 2.0  # harm: points of accuracy that labels have to prove lost on what drifted
+    min_accuracy: float = 0.0  # estimate: retrain where the guess without labels is surely below, 0 to 1
+    every_days: float = 0.0  # schedule: days since the last training
+    new_labels: int = 0  # labels: so many labelled samples since the last training
+    min_labels: int = 200  # labelled samples to learn from, whatever asks: of alarmed devices since their alarm
     hours: tuple[int, ...] = ()  # of the day, 0 to 23, when a retraining may start; none: at any
     approval: bool = False  # publish a candidate, but leave its rollout to an operator
     max_loss: float | None = None  # points of accuracy on the old data that a candidate may lose; else the workload's
     cooldown_minutes: float = 30.0  # between two retrainings of a workload
     epochs: int = 0  # 0: the workload's own number
+    budget_minutes: float = 0.0  # a calendar month, of all retrainings together; 0: no limit
+    budget_money: float = 0.0  # likewise, in the currency of price_per_minute
+    price_per_minute: float = 0.0  # of a heavy step; what runs cost is recorded with them
 
     def __post_init__(self) -> None:
         """Raises ValueError, which ``decode`` turns into a ConfigError."""
+        for trigger, key in (("estimate", "min_accuracy"), ("schedule", "every_days"), ("labels", "new_labels")):
+            if trigger in self.on and getattr(self, key) <= 0:
+                raise ValueError(f"{key}: needs to be above 0 where on has {trigger!r}")
+        if self.min_accuracy > 1:
+            raise ValueError("min_accuracy: needs a share from 0 to 1")
+        if min(self.every_days, self.new_labels, self.budget_minutes, self.budget_money, self.price_per_minute) < 0:
+            raise ValueError("every_days, new_labels, budgets and price: need nothing below 0")
+        if self.budget_money and not self.price_per_minute:
+            raise ValueError("price_per_minute: needs to be above 0, or no budget_money is ever spent")
         if not all(0 <= hour < 24 for hour in self.hours):
             raise ValueError("hours: needs hours of the day, from 0 to 23")
         if self.min_labels < 1 or min(self.min_harm, self.cooldown_minutes, self.epochs, self.max_loss or 0) < 0:
@@ -221,9 +236,12 @@ escalate_hours = 4.0                 # without `skerry drift ack`, until the rou
 
 [retrain]
 enabled = true
-on = "harm"                          # drift may do no harm; "alarm" retrains all the same
+on = ["harm"]                        # drift may do no harm; "alarm" retrains all the same; see docs/retraining.md
 min_harm = 2.0                       # points of accuracy that labels have to prove lost
 min_labels = 200                     # labelled samples since the alarm
 approval = false                     # true: publish, but leave the rollout to an operator
 cooldown_minutes = 30.0
+# hours = [22, 23, 0, 1, 2, 3]       # when one may start
+# budget_money = 50.0                # a month, by price_per_minute
+# price_per_minute = 0.02
 """

@@ -51,7 +51,11 @@ class Declared:
 
 @dataclass(frozen=True)
 class Training:
-    """How training went. ``seconds`` of its loop, since it was last taken up; ``parity``: largest difference of a score, export against PyTorch."""
+    """How training went.
+
+    ``seconds`` of its loop, since it was last taken up; ``parity``: the largest difference of a score, export against
+    PyTorch.
+    """
 
     epochs: int
     epoch_size: int

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import uvicorn
 from sqlalchemy import select
 
-from skerry_cloud import api, config, keys, launch, routes, setup, store
+from skerry_cloud import accuracy, api, config, keys, launch, routes, setup, store
 from skerry_cloud.adapters import mosquitto
 from skerry_cloud.adapters.carrier_grpc import GrpcCarrier
 from skerry_cloud.adapters.carrier_mqtt import MqttCarrier
@@ -33,7 +33,8 @@ from skerry_cloud.keys import Keys
 from skerry_cloud.learning import Learning
 from skerry_cloud.notify.flow import Notifier
 from skerry_cloud.release.repository import Repository
-from skerry_cloud.retrain.flow import Retrainer
+from skerry_cloud.retrain.flow import Asked, Retrainer
+from skerry_cloud.retrain.harm import Accuracy
 from skerry_cloud.retrain.policy import Policy
 from skerry_cloud.store import Bundle, Store
 from skerry_shared import __version__, wire
@@ -80,7 +81,9 @@ class Cloud:
         self._lake = Lake(folder / "lake")
         self._news = asyncio.Event()
         authority = self._keys.authority.certificate
-        self._learning = Learning(database, folder, found.workloads, self._repository, revision())
+        self._learning = Learning(
+            database, folder, found.workloads, self._repository, revision(), found.retrain.price_per_minute
+        )
         self._director = Director(
             database, self._keys.signer("director"), found.fleet, found.devices.assignment_days, self._assign
         )
@@ -90,8 +93,9 @@ class Cloud:
         )  # fmt: skip
         self._drift = DriftFlow(database, found.drift.false_alarm_days, found.drift.tolerance, self._learning.normal)
         self._retrainer = Retrainer(
-            database, self._learning, self._labelled, self._roll_out, _policy(found), folder / "incoming"
-        )
+            database, self._learning, Asked(self._labelled, self._estimate, self._roll_out), _policy(found),
+            folder / "incoming",
+        )  # fmt: skip
         self._notifier = Notifier(
             database, found.fleet, routes.load(found.alarms, folder), found.alarms.escalate_hours * 3600,
             found.alarms.give_up_days * 86400,
@@ -118,6 +122,7 @@ class Cloud:
             await self._catch_up()
             await self._carry(stack)
             tasks = [asyncio.ensure_future(part) for part in self._parts()]
+            self._background.add(asyncio.ensure_future(_guarded(self._learning.resume(), "interrupted runs")))
             stack.push_async_callback(_stop, tasks, self._background)
             server = _Https(self._uvicorn())
             serving = asyncio.ensure_future(server.serve())
@@ -162,8 +167,9 @@ class Cloud:
         services = Services(
             store=self._store, learning=self._learning, director=self._director, enrolment=self._enrolment,
             authority=tls.authority.read_text(), operator=self._keys.operator,
-            lake=self._lake, labelled=self._labelled, repository=self._folder / setup.REPOSITORY,
+            drift=self._drift, lake=self._lake, labelled=self._labelled, repository=self._folder / setup.REPOSITORY,
             token_seconds=self._config.devices.token_hours * 3600, background=self._background,
+            verdicts=self._retrainer.verdicts,
         )  # fmt: skip
         return uvicorn.Config(
             api.create(services), host=listen.address, port=listen.https_port, ssl_certfile=tls.certificate,
@@ -227,6 +233,9 @@ class Cloud:
         manifest = wire.from_json(Manifest, bundle.manifest)
         return await asyncio.to_thread(labelled, self._lake, workload, since, manifest.inputs[0], manifest.labels)
 
+    async def _estimate(self, workload: str, release: int, since: Mapping[str, float]) -> Accuracy:
+        return (await accuracy.estimate(self._store, self._drift.normal, self._lake, workload, release, since))[1]
+
     async def _roll_out(self, workload: str, release: int) -> None:
         rollouts = self._config.rollouts
         devices = await self._director.having(workload)
@@ -286,8 +295,10 @@ def revision() -> str:
 def _policy(found: CloudConfig) -> Policy:
     retrain = found.retrain
     return Policy(
-        retrain.min_labels, retrain.cooldown_minutes * 60, retrain.epochs, retrain.max_loss, retrain.on,
-        retrain.min_harm, retrain.approval, retrain.hours,
+        min_labels=retrain.min_labels, cooldown_seconds=retrain.cooldown_minutes * 60, epochs=retrain.epochs,
+        max_loss=retrain.max_loss, on=retrain.on, min_harm=retrain.min_harm, min_accuracy=retrain.min_accuracy,
+        every_days=retrain.every_days, new_labels=retrain.new_labels, approval=retrain.approval, hours=retrain.hours,
+        budget_minutes=retrain.budget_minutes, budget_money=retrain.budget_money, price=retrain.price_per_minute,
     )  # fmt: skip
 
 

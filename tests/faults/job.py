@@ -1,4 +1,7 @@
-"""A job as a program that can be killed: prints each piece of progress. Arguments: train or compress, its spec as JSON."""
+"""A job as a program that can be killed: prints each piece of progress.
+
+Arguments: train or compress, a file with its spec as JSON.
+"""
 
 import json
 import sys

@@ -56,8 +56,8 @@ def fit(
 ) -> None:
     """Train the network in place. ``recent`` marks what a retraining is for; ``step`` hears of each batch.
 
-    ``loss`` is the workload's, on the examples' labels, where nothing else is given. In ``file`` the state is kept after
-    each epoch; where it holds one of the same recipe, training goes on from there, and ends as if it had never stopped.
+    ``loss`` is the workload's, on the examples' labels, where nothing else is given. In ``file`` the state is kept
+    after each epoch; where it holds one of the same recipe, training goes on from there, to the very same end.
     """
     inputs, loss = torch.tensor(examples.inputs), loss or _labels_loss(workload, examples)
     epochs = [_batches(rows, recipe.batch_size) for rows in schedule(recent, recipe)]

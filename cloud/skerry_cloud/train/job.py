@@ -91,7 +91,12 @@ def _recipe(spec: TrainSpec, workload: Workload, available: int) -> fit.Recipe:
 
 
 def _train(
-    network: nn.Module, workload: Workload, version: DatasetVersion, rows: Rows, recipe: fit.Recipe, report: Report,
+    network: nn.Module,
+    workload: Workload,
+    version: DatasetVersion,
+    rows: Rows,
+    recipe: fit.Recipe,
+    report: Report,
     file: Path,
 ) -> float:
     """Train, reporting whole percents. Returns the seconds that it took."""

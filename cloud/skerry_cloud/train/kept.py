@@ -1,4 +1,4 @@
-"""What training has come to, on disk after each epoch, so that whoever was killed goes on from there, to the same end."""
+"""What training has come to, on disk after each epoch: whoever was killed goes on from there, to the same end."""
 
 import io
 from collections.abc import Mapping
@@ -19,7 +19,9 @@ class Kept:
 
     def restore(self) -> int:
         """Put all parts into the state that is kept; the steps that were done then, 0 where there is nothing."""
-        found = torch.load(self._path, weights_only=True) if self._path.exists() else {"about": None}
+        found: dict[str, Any] = {"about": None}
+        if self._path.exists():
+            found = torch.load(self._path, weights_only=True)
         if found["about"] != self._about:
             return 0
         for name, part in self._parts.items():
