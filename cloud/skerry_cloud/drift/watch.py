@@ -128,23 +128,18 @@ class Watch:
             self.state.most[level] = max(self.state.most[level], count)
 
     def _take(self, beat: Sequence[Window], known: Mapping[Key, Known]) -> list[Alarm]:
-        parts: defaultdict[Model, defaultdict[int, list[Window]]] = defaultdict(lambda: defaultdict(list))
+        parts: defaultdict[Model, dict[int, tuple[Series, list[Window]]]] = defaultdict(dict)
         judged: dict[Key, dict[str, Series]] = {}
-        series: dict[int, Series] = {}
         for window in beat:
-            key = window.key
+            key = window[:3]
             if key not in judged:
                 judged[key] = self._judged(key, known[key])
             found = judged[key].get(window.channel)
             if found and len(window.counts) == found.bank.bins:
-                series[id(found)] = found
-                parts[key[1:]][id(found)].append(window)
+                parts[key[1:]].setdefault(id(found), (found, []))[1].append(window)
         for model in parts:
             self.state.traffic[model].muted = self._muted(model)
-        highest = [
-            self.state.traffic[model].take([(series[name], windows) for name, windows in part.items()])
-            for model, part in parts.items()
-        ]
+        highest = [self.state.traffic[model].take(part.values()) for model, part in parts.items()]
         if max(highest, default=-math.inf) < self._log_limit:
             return []  # e-BH alarms only where some R is T at least
         return self._judge(max(window.end for window in beat))
@@ -227,10 +222,10 @@ def _distance(culprit: Culprit) -> float:
 
 def _beats(windows: Iterable[Window]) -> Iterator[list[Window]]:
     """Windows in lists with one a device and channel at most, each stream's in order of time."""
-    seen: dict[tuple[Key, str], int] = {}
+    seen: dict[tuple[str, str, int, str], int] = {}
     beats: defaultdict[int, list[Window]] = defaultdict(list)
     for window in sorted(windows, key=attrgetter("start", "device")):
-        stream = window.key, window.channel
+        stream = (window.device, window.workload, window.release, window.channel)
         number = seen[stream] = seen.get(stream, -1) + 1
         beats[number].append(window)
     yield from beats.values()
