@@ -1,4 +1,4 @@
-"""An alarm through the API, as the command line asks it: its life, and its labelling queue."""
+"""An alarm through the API, as the command line asks it: its life, its labelling queue, and what is done about it."""
 
 import base64
 import json
@@ -9,13 +9,17 @@ from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from sqlalchemy import select
 
 from skerry_cloud import alarms, api
 from skerry_cloud.ingest.lake import Lake, schema
-from skerry_cloud.store import Alarm, Bundle, Event, Release, Store
+from skerry_cloud.retrain.policy import Verdict
+from skerry_cloud.store import Alarm, Bundle, Dataset, Event, Release, Retraining, Run, Store
 from skerry_shared import wire
 from skerry_shared.release import ANY, Lineage, Manifest, Measured, Target, TensorSpec
+
+NOVEMBER = 1_794_700_000.0  # in the midst of a month, wherever this runs
 
 MANIFEST = Manifest(
     workload="w", release=1, owner="o", labels=("cat", "dog"), inputs=(TensorSpec("picture", "uint8", (ANY, 2)),),
@@ -38,8 +42,8 @@ def sample(name: str) -> dict[str, Any]:
 class Caller:
     """Asks the application as a server does."""
 
-    def __init__(self, store: Store, lake: Lake) -> None:
-        services = SimpleNamespace(store=store, lake=lake, operator="secret", repository=".")
+    def __init__(self, store: Store, lake: Lake, **more: Any) -> None:
+        services = SimpleNamespace(store=store, lake=lake, operator="secret", repository=".", **more)
         self._app = api.create(cast(api.Services, services))
 
     async def ask(self, method: str, path: str, query: str = "", **body: Any) -> tuple[int, Any]:
@@ -114,5 +118,42 @@ def test_an_alarm_is_acknowledged_assigned_and_resolved(with_store: Callable[[An
             ("open", "", "drift"), ("open", "nobody gives it to ada: by the operator", "operator"),
             ("acknowledged", "on my way", "operator"), ("resolved", "lamp mended", "operator"),
         ]  # fmt: skip
+
+    with_store(story)
+
+
+def test_what_retraining_did_and_costs_is_shown(with_store: Callable[[Any], None], tmp_path: Path) -> None:
+    async def story(store: Store) -> None:
+        async with store.begin() as session:
+            session.add(Dataset(workload="w", number=1, parent=0, created=1.0, sha256="", rows=1, sources={}))
+            await session.flush()
+            for created, seconds in ((NOVEMBER, 60.0), (NOVEMBER + 86400, 30.0), (NOVEMBER + 40 * 86400, 6.0)):
+                session.add(Run(workload="w", dataset=1, parent=0, code="", state="trained", created=created,
+                                seconds=seconds, cost=seconds / 10))  # fmt: skip
+            session.add(Retraining(workload="w", champion=1, alarms=[], reason="harm", began=NOVEMBER, run=2))
+            session.add(Retraining(workload="w", champion=1, alarms=[], reason="harm", began=NOVEMBER))
+        caller = Caller(store, Lake(tmp_path / "lake"), verdicts={"w": Verdict(False, "cooling down")})
+        _, told = await caller.ask("GET", "/v1/retrainings")
+        assert [(row["run"], row["cost"]) for row in told["retrainings"]] == [(2, 3.0), (0, 0.0)]
+        assert told["verdicts"] == [{"workload": "w", "retrain": False, "reason": "cooling down"}]
+        _, months = await caller.ask("GET", "/v1/costs")
+        assert [(row["runs"], row["seconds"], row["cost"]) for row in months] == [(2, 90.0, 9.0), (1, 6.0, 0.6)]
+
+    with_store(story)
+
+
+@pytest.mark.parametrize(
+    "spoilt", [{"hours": 0}, {"reason": " "}, {"level": "device"}, {"name": "a"}, {"level": "town", "name": "a"}]
+)
+def test_a_baseline_has_to_be_asked_for_properly(
+    with_store: Callable[[Any], None], tmp_path: Path, spoilt: dict[str, Any]
+) -> None:
+    async def story(store: Store) -> None:
+        caller = Caller(store, Lake(tmp_path / "lake"))
+        asked: dict[str, Any] = {"workload": "w", "hours": 6.0, "reason": "new lamp"}
+        status, said = await caller.ask("POST", "/v1/baselines", **asked)
+        assert status == 404 and "none of 'w'" in said["error"]
+        assert (await caller.ask("POST", "/v1/baselines", **asked | spoilt))[0] == 400
+        assert await caller.ask("GET", "/v1/baselines") == (200, [])
 
     with_store(story)
