@@ -21,11 +21,11 @@ def load(found: Alarms, folder: Path) -> dict[str, flow.Route]:
     return {name: _route(name, route, folder) for name, route in found.routes.items()}
 
 
-def trial(fleet: str, name: str, now: float) -> Message:
-    """What `skerry-cloud check --notify` sends: an alarm that is over at once."""
+def trial(fleet: str, name: str, owner: str, now: float) -> Message:
+    """What `skerry-cloud check --notify` sends over this route: an alarm that is over at once."""
     about: dict[str, Any] = {
         "id": 0, "level": "fleet", "name": "", "workload": "test", "release": 0, "kind": "test", "state": "resolved",
-        "health": "ok", "owner": "", "devices": [], "opened": now, "summary": f"This is a test of route {name}.",
+        "health": "ok", "owner": owner, "devices": [], "opened": now, "summary": f"This is a test of route {name}.",
     }  # fmt: skip
     return Message(f"{fleet}-test-{name}-{now:.0f}", fleet, "tested", now, "skerry-cloud check", "operator", about)
 

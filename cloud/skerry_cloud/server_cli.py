@@ -74,7 +74,10 @@ def serve(
 @app.command()
 def check(
     folder: Folder = HERE,
-    notify: Annotated[bool, typer.Option(help="Send a test over every route of alarms.")] = False,
+    notify: Annotated[
+        bool,
+        typer.Option("--notify", help="Send a test over every route of alarms, to the sender in an owner's place."),
+    ] = False,
 ) -> None:
     """Say whether the configuration is right, and with --notify whether alarms would arrive.
 
@@ -86,7 +89,7 @@ def check(
     carriers = routes.load(found.alarms, folder)
     typer.echo(f"{folder / config.FILE} is right: fleet {found.fleet}")
     for name, route in carriers.items() if notify else ():
-        route.carrier.tell(routes.trial(found.fleet, name, time.time()))
+        route.carrier.tell(routes.trial(found.fleet, name, found.alarms.routes[name].sender, time.time()))
         typer.echo(f"route {name}: told")
 
 

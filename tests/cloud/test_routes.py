@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from skerry_cloud import routes
+from skerry_cloud.adapters.alertmanager import alert
 from skerry_cloud.config import TEMPLATE, CloudConfig
 from skerry_shared.config import parse_toml
 from skerry_shared.errors import ConfigError
@@ -49,6 +50,13 @@ def test_every_kind_of_route_is_made(tmp_path: Path) -> None:
     assert [(type(route.carrier).__name__, route.step, route.workloads) for route in made] == [
         ("Webhook", 0, ()), ("Mail", 2, ()), ("Alertmanager", 0, ("w",)),
     ]  # fmt: skip
+
+
+def test_a_trial_is_an_alarm_that_is_over() -> None:
+    message = routes.trial("main", "team", "skerry@example.org", 1.8e9)
+    told = alert(message)
+    assert told["startsAt"] == told["endsAt"] and message.alarm["owner"] == "skerry@example.org"
+    assert message.subject == "[main] alarm 0 tested: test on the whole fleet, test" and "route team" in message.text
 
 
 def test_the_template_shows_routes_that_are_right(tmp_path: Path) -> None:
