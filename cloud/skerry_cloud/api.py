@@ -186,8 +186,16 @@ class DropRequest:
 
 @dataclass(frozen=True)
 class ReasonRequest:
-    """POST /v1/rollouts/ID/halt, /v1/alarms/ID/acknowledge, /v1/alarms/ID/resolve."""
+    """POST /v1/rollouts/ID/halt, /v1/alarms/ID/resolve, /v1/baselines/ID/take-back."""
 
+    reason: str = "by the operator"
+
+
+@dataclass(frozen=True)
+class AcknowledgeRequest:
+    """POST /v1/alarms/ID/acknowledge. No ``owner`` leaves it whose it is."""
+
+    owner: str = ""
     reason: str = "by the operator"
 
 
@@ -256,9 +264,9 @@ def create(services: Services) -> Starlette:
         Route("/v1/alarms/{alarm:int}", api.alarm),
         Route("/v1/alarms/{alarm:int}/labels", api.wanted_labels),
         Route("/v1/alarms/{alarm:int}/labels", api.add_labels, methods=["POST"]),
-        Route("/v1/alarms/{alarm:int}/acknowledge", api.moves(AlarmEvent.ACKNOWLEDGED), methods=["POST"]),
+        Route("/v1/alarms/{alarm:int}/acknowledge", api.acknowledge, methods=["POST"]),
         Route("/v1/alarms/{alarm:int}/assign", api.assign, methods=["POST"]),
-        Route("/v1/alarms/{alarm:int}/resolve", api.moves(AlarmEvent.RESOLVED), methods=["POST"]),
+        Route("/v1/alarms/{alarm:int}/resolve", api.resolve, methods=["POST"]),
         Route("/v1/baselines", api.rows(Baseline, Baseline.id)),
         Route("/v1/baselines", api.rebase, methods=["POST"]),
         Route("/v1/baselines/{baseline:int}/take-back", api.take_back, methods=["POST"]),
@@ -481,17 +489,21 @@ class _Api:
             raise errors.NotFoundError(f"release: no {alarm.workload}/{alarm.release}")
         return wire.from_json(Manifest, bundle.manifest)
 
-    def moves(self, event: AlarmEvent) -> Callable[[Request], Awaitable[Response]]:
-        """A route for what an operator says of an alarm."""
+    async def acknowledge(self, request: Request) -> Response:
+        asked, now = await self._asked(AcknowledgeRequest, request), time.time()
+        async with self._s.store.begin() as session:
+            alarm = await alarms.get(session, request.path_params["alarm"])
+            if owner := asked.owner.strip():
+                alarms.assign(session, alarm, owner, asked.reason, "operator", now)
+            alarms.move(session, alarm, AlarmEvent.ACKNOWLEDGED, asked.reason, "operator", now)
+        return JSONResponse(plain(alarm))
 
-        async def answer(request: Request) -> Response:
-            asked = await self._asked(ReasonRequest, request)
-            async with self._s.store.begin() as session:
-                alarm = await alarms.get(session, request.path_params["alarm"])
-                alarms.move(session, alarm, event, asked.reason, "operator", time.time())
-            return JSONResponse(plain(alarm))
-
-        return answer
+    async def resolve(self, request: Request) -> Response:
+        asked = await self._asked(ReasonRequest, request)
+        async with self._s.store.begin() as session:
+            alarm = await alarms.get(session, request.path_params["alarm"])
+            alarms.move(session, alarm, AlarmEvent.RESOLVED, asked.reason, "operator", time.time())
+        return JSONResponse(plain(alarm))
 
     async def assign(self, request: Request) -> Response:
         asked = await self._asked(AssignRequest, request)

@@ -425,10 +425,7 @@ def drift_ack(
 
     Example: skerry drift ack 3 --owner ada@example.org --reason "on my way to the camera"
     """
-    cloud = _cloud(context)
-    if owner:
-        cloud.post(f"/alarms/{number}/assign", owner=owner, reason=reason)
-    done = cloud.post(f"/alarms/{number}/acknowledge", reason=reason)
+    done = _cloud(context).post(f"/alarms/{number}/acknowledge", owner=owner, reason=reason)
     _result(done, as_json, f"alarm {number} is acknowledged; {done['owner'] or 'nobody'} owns it")
 
 

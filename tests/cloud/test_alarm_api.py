@@ -104,9 +104,10 @@ def test_an_alarm_is_acknowledged_assigned_and_resolved(with_store: Callable[[An
         assert (await caller.ask("POST", f"{path}/assign", owner=" ada "))[1]["owner"] == "ada"
         status, said = await caller.ask("POST", f"{path}/assign", owner=" ")
         assert status == 400 and "owner: name somebody" in said["error"]
-        status, alarm = await caller.ask("POST", f"{path}/acknowledge", reason="on my way")
-        assert (status, alarm["state"], alarm["owner"]) == (200, "acknowledged", "ada")
-        assert (await caller.ask("POST", f"{path}/acknowledge"))[0] == 409
+        status, alarm = await caller.ask("POST", f"{path}/acknowledge", reason="on my way", owner="bob")
+        assert (status, alarm["state"], alarm["owner"]) == (200, "acknowledged", "bob")
+        assert (await caller.ask("POST", f"{path}/acknowledge", owner="eve"))[0] == 409
+        assert (await store.get(Alarm, 1)).owner == "bob"
         status, alarm = await caller.ask("POST", f"{path}/resolve", reason="lamp mended")
         assert (alarm["state"], alarm["health"]) == ("resolved", "ok")
         for step in ("acknowledge", "resolve"):
@@ -116,7 +117,8 @@ def test_an_alarm_is_acknowledged_assigned_and_resolved(with_store: Callable[[An
         events = await store.all(select(Event).order_by(Event.id))
         assert [(event.after, event.reason, event.actor) for event in events] == [
             ("open", "", "drift"), ("open", "nobody gives it to ada: by the operator", "operator"),
-            ("acknowledged", "on my way", "operator"), ("resolved", "lamp mended", "operator"),
+            ("open", "ada gives it to bob: on my way", "operator"), ("acknowledged", "on my way", "operator"),
+            ("resolved", "lamp mended", "operator"),
         ]  # fmt: skip
 
     with_store(story)
