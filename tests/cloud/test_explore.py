@@ -84,7 +84,7 @@ def search(kitchen: Kitchen, goal: Goal, epochs: int = 9) -> Search:
     recipes = [passes.parse(f"distil(width={width}, epochs={epochs})") for width in WIDTHS]
     exam = Exam()
     exam.pool = type("Pool", (), {"inputs": []})
-    return Explorer(kitchen, exam, goal, lambda _: None).search(KIND, ["p"], recipes)  # type: ignore[arg-type]
+    return Explorer(kitchen, exam, goal, lambda _: None, {}).search(KIND, ["p"], recipes)  # type: ignore[arg-type]
 
 
 def test_a_third_climbs_each_rung_with_three_times_the_epochs(tmp_path: Path) -> None:

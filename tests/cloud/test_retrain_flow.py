@@ -127,7 +127,7 @@ def test_from_alarm_to_rollout_in_order(with_store: Callable[[Any], None], tmp_p
         assert world.steps.calls == [
             ("ingest", 1, list(range(30)), ["device:edge-1"] * 30),
             ("train", 2, 1, 7, "policy"),
-            ("compress", 9, Wanted(("p",), recipes=("recipe of run 1",))),
+            ("compress", 9, Wanted(("p",), recipes=("recipe of run 1",), device_minutes=0)),
             ("compare", 1, 9, 2.0),
             ("publish", 9),
         ]

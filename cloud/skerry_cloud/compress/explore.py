@@ -37,11 +37,12 @@ class Weighed:
 
 
 class Explorer:
-    """Searches for one kind of device after the other; they share what is made and the time that there is."""
+    """Searches for kinds of devices, one after the other; they share what is made and the time that there is."""
 
-    def __init__(self, kitchen: Kitchen, exam: Exam, goal: Goal, report: Report) -> None:
+    def __init__(self, kitchen: Kitchen, exam: Exam, goal: Goal, report: Report, spent: dict[str, float]) -> None:
+        """``spent``: seconds, by the folder of what they were spent on; of all searches of one study."""
         self._kitchen, self._exam, self._goal, self._report = kitchen, exam, goal, report
-        self._spent: dict[str, float] = {}  # seconds, by the folder of what they were spent on
+        self._spent = spent
 
     def search(self, kind: Kind, profiles: Sequence[str], recipes: Sequence[Recipe]) -> Search:
         """Try the recipes and choose one. Where none passes, ``chosen`` is empty and ``reason`` says why."""

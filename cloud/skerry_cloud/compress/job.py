@@ -7,6 +7,7 @@ report only if it passed its gates.
 import functools
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +22,12 @@ from skerry_cloud.compress.measure import Exam, calibration_rows, exam
 from skerry_cloud.compress.menu import imported, menu, plain
 from skerry_cloud.compress.passes import tensorrt
 from skerry_cloud.compress.report import render
-from skerry_cloud.compress.study import Goal, Search, Study
+from skerry_cloud.compress.study import Goal, Search, Study, Trial
 from skerry_cloud.compress.timing import machine
 from skerry_cloud.datasets import TRAIN, DatasetVersion, Rows
 from skerry_cloud.job import Progress, Report
 from skerry_cloud.passes import Material, Recipe
+from skerry_cloud.runs import Variant
 from skerry_cloud.specs import CompressSpec, Wanted
 from skerry_cloud.workloads import Examples, Workload
 from skerry_shared import profiles
@@ -48,13 +50,19 @@ def work(spec: CompressSpec, report: Report) -> None:
     tested, goal = exam(workload, rows, champion), _goal(spec.wanted, workload)
     report(Progress("data", 1, 1, f"float32 accuracy {tested.figures.accuracy:.4f} on validation rows"))
     kitchen = Kitchen(spec.run, spec.run / study.FOLDER, _material(spec, workload, version, rows, report))
-    explorer = Explorer(kitchen, tested, goal, report)
-    searches = [explorer.search(kind, names, recipes[kind]) for kind, names in kinds.items()]
+    asked, spent = {profiles.load(name).kind for name in spec.asked}, dict[str, float]()
+    searches = []
+    for kind, names in kinds.items():
+        here = replace(goal, max_latency_ms=None) if kind in asked else goal  # there the devices' latencies decide
+        searches.append(Explorer(kitchen, tested, here, report, spent).search(kind, names, recipes[kind]))
     record = Study(workload.name, spec.dataset, time.time(), machine(), goal, tested.figures, tuple(searches))
     runs.write(spec.run / study.FOLDER / study.STUDY, record)
     write_durably(spec.run / study.FOLDER / study.PAGE, render(record).encode())
     for search in searches:
-        _release(spec, search, kitchen, tested)
+        if search.kind in asked:
+            _keep(spec, search, kitchen, tested)
+        else:
+            _release(spec, search, kitchen, tested)
 
 
 def kinds_of(names: tuple[str, ...]) -> dict[Kind, list[str]]:
@@ -109,9 +117,25 @@ def _release(spec: CompressSpec, search: Search, kitchen: Kitchen, tested: Exam)
     """Put the chosen model where releases take it from; what an earlier study left is not to be taken for it."""
     variant = runs.variant(spec.run, search.kind)
     shutil.rmtree(variant.folder, ignore_errors=True)
-    trial = next((trial for trial in search.trials if trial.recipe == search.chosen), None)
-    if not trial or not trial.figures:
+    _fill(variant, _passed(search)[search.chosen], kitchen, tested)
+
+
+def _keep(spec: CompressSpec, search: Search, kitchen: Kitchen, tested: Exam) -> None:
+    """Put all that passed where devices' bundles are made from; ``settle`` has the last word."""
+    for recipe, trial in _passed(search).items():
+        variant = runs.finalist(spec.run, search.kind, recipe)
+        shutil.rmtree(variant.folder, ignore_errors=True)
+        _fill(variant, trial, kitchen, tested)
+
+
+def _passed(search: Search) -> dict[str, Trial]:
+    if not search.chosen:
         raise GateError(f"{search.kind.name}: {search.reason}")
+    return {trial.recipe: trial for trial in search.trials if trial.passed}
+
+
+def _fill(variant: Variant, trial: Trial, kitchen: Kitchen, tested: Exam) -> None:
+    assert trial.figures
     variant.folder.mkdir(parents=True)
     shutil.copyfile(kitchen.make(passes.parse(trial.recipe))[0], variant.model)
     if ranges := tensorrt.table(variant.model):

@@ -179,7 +179,7 @@ class Retrainer:
         )
         bundles = await self._store.all(select(Bundle).where(Bundle.workload == workload, Bundle.release == champion))
         names = [bundle.profile for bundle in bundles]
-        wanted = Wanted(tuple(names), recipes=self._steps.recipes(run.id))
+        wanted = Wanted(tuple(names), recipes=self._steps.recipes(run.id), device_minutes=0)
         await self._steps.compress(candidate.id, wanted, ACTOR, self._report)
         judged = await self._steps.compare(run.id, candidate.id, self._policy.max_loss, self._report)
         if not judged.passed:
