@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import uvicorn
 from sqlalchemy import select
 
-from skerry_cloud import api, config, keys, launch, setup, store
+from skerry_cloud import api, config, keys, setup, store
 from skerry_cloud.adapters import mosquitto
 from skerry_cloud.adapters.carrier_grpc import GrpcCarrier
 from skerry_cloud.adapters.carrier_mqtt import MqttCarrier
@@ -111,7 +111,6 @@ class Cloud:
         """Run every part. Yields a future that fails when a part does; leaving the context stops them all."""
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._store.close)
-            launch.warm_up()
             await self._catch_up()
             await self._carry(stack)
             tasks = [asyncio.ensure_future(part) for part in self._parts()]

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from skerry_cloud import config, setup
+from skerry_cloud import config, launch, setup
 from skerry_shared.errors import SkerryError, UsageError
 
 app = typer.Typer(
@@ -63,7 +63,9 @@ def serve(
     logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for chatty in ("alembic", "aiosqlite", "asyncio"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    from skerry_cloud.server import serve  # what it needs takes two seconds to load: not for --help
+    config.load(folder)
+    launch.warm_up()
+    from skerry_cloud.server import serve  # what it needs takes two seconds to load: not for --help, nor before others
 
     serve(folder, typer.echo)
 
