@@ -95,7 +95,11 @@ def _all(times: Mapping[str, Mapping[str, float]]) -> Iterable[tuple[str, float]
 
 def _times(trial: Trial) -> dict[str, float]:
     """Milliseconds by device."""
-    return {device: max(best.latency_ms, LEAST_MS) for device, rows in _by_device(trial.devices).items() if (best := _best(rows))}
+    return {
+        device: max(best.latency_ms, LEAST_MS)
+        for device, rows in _by_device(trial.devices).items()
+        if (best := _best(rows))
+    }
 
 
 def _by_device(rows: Sequence[OnDevice]) -> dict[str, list[OnDevice]]:
