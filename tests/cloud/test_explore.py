@@ -115,6 +115,17 @@ def test_the_fastest_that_passes_is_chosen(tmp_path: Path) -> None:
     assert failed.verdicts and not failed.passed
 
 
+@pytest.mark.parametrize(("max_drop", "tried"), [(1.5, False), (0.5, True)])
+def test_integers_are_mended_only_where_they_lose_too_much(tmp_path: Path, max_drop: float, tried: bool) -> None:
+    plain = "int8(arch='x86_64') + slim"
+    recipes = [passes.parse(text) for text in (plain, f"qat(epochs=3) + onnx + {plain}")]
+    exam = Exam()
+    exam.pool = type("Pool", (), {"inputs": []})
+    explorer = Explorer(Kitchen(tmp_path), exam, Goal(max_drop, 5.0), lambda _: None, {})  # type: ignore[arg-type]
+    found = explorer.search(KIND, ["p"], recipes)  # integers lose 1.0 points at most
+    assert any("qat" in trial.recipe for trial in found.trials) == tried
+
+
 def test_a_recipe_that_breaks_stops_nobody_else(tmp_path: Path) -> None:
     found = search(Kitchen(tmp_path, broken="width=0.5"), Goal(2.0, 5.0))
     assert "width=0.75" in found.chosen

@@ -25,6 +25,7 @@ from skerry_shared.errors import ModelError
 from skerry_shared.release import Kind
 
 WEIGHED = "figures.json"
+MENDING, EXPORT = "qat", "onnx"  # passes
 FINALISTS = 4  # that come to the gates; the more there are, the surer each must be
 
 
@@ -60,18 +61,20 @@ class Explorer:
 
     def _climb(self, kind: Kind, recipes: Sequence[Recipe]) -> Iterator[Trial]:
         """Rung after rung, as far as the time goes."""
-        alive, cost = list(recipes), dict[str, float]()
+        alive, cost, known = list(recipes), dict[str, float](), dict[str, Figures]()
         for rung, share in enumerate(shares(self._rungs(recipes))):
             found = dict[str, Figures]()
             for place, recipe in enumerate(alive, start=1):
                 text, small = passes.spell(recipe), passes.cut(recipe, share)
-                if not self._affordable(cost.get(text, 0.0) * ETA):
+                if self._needless(recipe, known) or not self._affordable(cost.get(text, 0.0) * ETA):
                     continue
                 before = self.seconds
                 trial = self._try(kind, small, rung)
                 cost[text] = self.seconds - before
                 self._report(Progress(f"{kind.name} rung {rung + 1}", place, len(alive), _note(trial)))
                 yield trial
+                if trial.figures:
+                    known[text] = trial.figures
                 if trial.figures and passes.epochs(recipe):
                     found[text] = trial.figures
             going = survivors(found, self._goal)
@@ -90,6 +93,11 @@ class Explorer:
     def _affordable(self, seconds: float) -> bool:
         limit = self._goal.minutes * 60
         return not limit or not self._spent or self.seconds + seconds < limit
+
+    def _needless(self, recipe: Recipe, known: Mapping[str, Figures]) -> bool:
+        """Would it mend what is not broken?"""
+        before = known.get(passes.spell(_unmended(recipe)))
+        return recipe != _unmended(recipe) and before is not None and before.loss_bound <= self._goal.max_drop
 
     def _try(self, kind: Kind, recipe: Recipe, rung: int) -> Trial:
         text = passes.spell(recipe)
@@ -170,6 +178,12 @@ def complaint(trial: Trial) -> list[str]:
     worst = ", ".join(f"{blame.operator} ({blame.type}) {blame.harm:.2g}" for blame in trial.blame[:3])
     blamed = [f"operators that change the scores most: {worst}"] if worst else []
     return [f"{trial.recipe} did not pass", *failed, *blamed]
+
+
+def _unmended(recipe: Recipe) -> Recipe:
+    """The same without quantisation-aware training; what is left of the export alone is the champion's own."""
+    rest = tuple(step for step in recipe if step.name != MENDING)
+    return rest[1:] if rest != recipe and rest[0].name == EXPORT else rest
 
 
 def _admit(kind: Kind, model: Path) -> None:
