@@ -108,6 +108,13 @@ def test_the_time_is_kept_and_what_was_made_by_then_is_chosen_from(tmp_path: Pat
     assert found.chosen
 
 
+@pytest.mark.parametrize("minutes", [0.01, 0.2, 0.9, 1.1, 1.6, 2.4, 3.9])
+def test_the_time_is_overrun_by_the_first_training_alone(tmp_path: Path, minutes: float) -> None:
+    found = search(Kitchen(tmp_path), Goal(2.0, 5.0, minutes=minutes))
+    spent = sum(step.seconds for trial in found.trials for step in trial.lineage)
+    assert 0 < spent <= max(minutes * 60, 10)
+
+
 def test_the_fastest_that_passes_is_chosen(tmp_path: Path) -> None:
     found = search(Kitchen(tmp_path), Goal(2.0, 5.0))
     assert "width=0.5" in found.chosen

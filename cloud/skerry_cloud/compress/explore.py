@@ -60,17 +60,19 @@ class Explorer:
         return Search(kind, tuple(profiles), done, tuple(best), chosen, self._reason(judged, chosen))
 
     def _climb(self, kind: Kind, recipes: Sequence[Recipe]) -> Iterator[Trial]:
-        """Rung after rung, as far as the time goes."""
-        alive, cost, known = list(recipes), dict[str, float](), dict[str, Figures]()
+        """Rung after rung; what would take longer than is left, by all that is known, is passed over."""
+        alive, cost, known, pace = list(recipes), dict[str, float](), dict[str, Figures](), 0.0
         for rung, share in enumerate(shares(self._rungs(recipes))):
             found = dict[str, Figures]()
             for place, recipe in enumerate(alive, start=1):
                 text, small = passes.spell(recipe), passes.cut(recipe, share)
-                if self._needless(recipe, known) or not self._affordable(cost.get(text, 0.0) * ETA):
+                expected = max(cost.get(text, 0.0) * ETA, pace * passes.epochs(small))
+                if self._needless(recipe, known) or not self._affordable(expected):
                     continue
                 before = self.seconds
                 trial = self._try(kind, small, rung)
                 cost[text] = self.seconds - before
+                pace = max(pace, _pace(small, trial))
                 self._report(Progress(f"{kind.name} rung {rung + 1}", place, len(alive), _note(trial)))
                 yield trial
                 if trial.figures:
@@ -178,6 +180,13 @@ def complaint(trial: Trial) -> list[str]:
     worst = ", ".join(f"{blame.operator} ({blame.type}) {blame.harm:.2g}" for blame in trial.blame[:3])
     blamed = [f"operators that change the scores most: {worst}"] if worst else []
     return [f"{trial.recipe} did not pass", *failed, *blamed]
+
+
+def _pace(recipe: Recipe, trial: Trial) -> float:
+    """Seconds that an epoch took, of the slowest step."""
+    epochs = [passes.epochs((step,)) for step in recipe]
+    trained = zip(epochs, trial.lineage, strict=False)  # a recipe that broke has none
+    return max((made.seconds / count for count, made in trained if count), default=0.0)
 
 
 def _unmended(recipe: Recipe) -> Recipe:
