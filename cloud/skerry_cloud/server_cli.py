@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -71,10 +72,22 @@ def serve(
 
 
 @app.command()
-def check(folder: Folder = HERE) -> None:
-    """Say whether the configuration is right."""
+def check(
+    folder: Folder = HERE,
+    notify: Annotated[bool, typer.Option(help="Send a test over every route of alarms.")] = False,
+) -> None:
+    """Say whether the configuration is right, and with --notify whether alarms would arrive.
+
+    Example: skerry-cloud check --notify
+    """
+    from skerry_cloud import routes  # what it needs takes a second to load: not for --help
+
     found = config.load(folder)
+    carriers = routes.load(found.alarms, folder)
     typer.echo(f"{folder / config.FILE} is right: fleet {found.fleet}")
+    for name, route in carriers.items() if notify else ():
+        route.carrier.tell(routes.trial(found.fleet, name, time.time()))
+        typer.echo(f"route {name}: told")
 
 
 def main() -> None:
