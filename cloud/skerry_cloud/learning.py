@@ -42,12 +42,15 @@ class Learning:
 
     def __init__(
         self, store: Store, folder: Path, paths: Mapping[str, str], repository: Repository, code: str,
-        benchmarks: Benchmarks, price: float = 0.0,
+        benchmarks: Benchmarks, price: float = 0.0, ray: str = "",
     ) -> None:  # fmt: skip
-        """``folder`` is the cloud's own: datasets/ and runs/ are below it; ``price`` of a minute of a heavy step."""
+        """``folder`` is the cloud's own: datasets/ and runs/ are below it; ``price`` of a minute of a heavy step.
+
+        ``ray`` as in ``CompressSpec``.
+        """
         self._store, self._folder, self._paths, self._repository = store, folder, paths, repository
         self._code, self._heavy, self._publishing = code, asyncio.Lock(), asyncio.Lock()
-        self._price, self._fits = price, defaultdict[int, asyncio.Lock](asyncio.Lock)
+        self._ray, self._price, self._fits = ray, price, defaultdict[int, asyncio.Lock](asyncio.Lock)
         self._devices = Devices(repository, self._publishing, benchmarks)
 
     def workloads(self) -> list[str]:
@@ -182,7 +185,7 @@ class Learning:
         devices = await self._devices.idle(wanted.profiles) if wanted.device_minutes else {}
         spec = CompressSpec(
             workload=self._known(run.workload), folder=self._folder, datasets=self._data(run.workload),
-            dataset=run.dataset, run=self.run_folder(number), wanted=wanted, asked=tuple(devices),
+            dataset=run.dataset, run=self.run_folder(number), wanted=wanted, asked=tuple(devices), ray=self._ray,
         )  # fmt: skip
         async with self._step(run, actor, back="trained"):
             await launch.run("skerry_cloud.compress.job", spec, spec.run, report)

@@ -88,7 +88,7 @@ class Cloud:
         self._benchmarks = Benchmarks(self._director)
         self._learning = Learning(
             database, folder, found.workloads, self._repository, revision(), self._benchmarks,
-            found.retrain.price_per_minute,
+            found.retrain.price_per_minute, found.compress.ray,
         )  # fmt: skip
         self._ingest = Ingest(
             self._lake, folder / "sessions", found.fleet, authority, self._keys.ingest, self._acknowledge,

@@ -94,7 +94,8 @@ class Wanted:
 class CompressSpec:
     """What to compress. ``run`` is the folder that training filled; the rest is as for training.
 
-    ``asked``: profiles with a device that is going to measure the finalists. Their kinds are not decided here.
+    ``asked``: profiles with a device that is going to measure the finalists. Their kinds are not decided here. ``ray``:
+    address of a Ray cluster that makes the candidates; empty: they are made here.
     """
 
     workload: str
@@ -104,6 +105,7 @@ class CompressSpec:
     run: Path
     wanted: Wanted
     asked: tuple[str, ...] = ()
+    ray: str = ""
     seed: int = 0
     threads: int = 1
 

@@ -30,6 +30,10 @@ class Kitchen:
     folder: Path
     made: list[str] = field(default_factory=list)
     broken: str = "nothing"
+    announced: list[list[str]] = field(default_factory=list)
+
+    def ahead(self, recipes: Sequence[Recipe]) -> None:
+        self.announced.append([passes.spell(recipe) for recipe in recipes])
 
     def can(self, recipe: Recipe) -> bool:
         return True
@@ -93,6 +97,13 @@ def test_a_third_climbs_each_rung_with_three_times_the_epochs(tmp_path: Path) ->
     assert [f"epochs={n}" in trial.recipe for n, trial in zip([1] * 6 + [3] * 2 + [9], found.trials, strict=True)] == [
         True
     ] * 9
+
+
+def test_what_a_rung_will_try_is_announced_before_it(tmp_path: Path) -> None:
+    kitchen = Kitchen(tmp_path)
+    found = search(kitchen, Goal(2.0, 5.0, minutes=100))
+    tried = [[trial.recipe for trial in found.trials if trial.rung == rung] for rung in range(3)]
+    assert [sorted(texts) for texts in kitchen.announced] == [sorted(texts) for texts in tried]
 
 
 def test_without_a_limit_of_time_everything_gets_its_whole_effort(tmp_path: Path) -> None:

@@ -61,18 +61,19 @@ class Explorer:
 
     def _climb(self, kind: Kind, recipes: Sequence[Recipe]) -> Iterator[Trial]:
         """Rung after rung; what would take longer than is left, by all that is known, is passed over."""
-        alive, cost, known, pace = list(recipes), dict[str, float](), dict[str, Figures](), 0.0
+        alive, costs, known = list(recipes), Costs(), dict[str, Figures]()
         for rung, share in enumerate(shares(self._rungs(recipes))):
             found = dict[str, Figures]()
+            efforts = {passes.spell(recipe): passes.cut(recipe, share) for recipe in alive}
+            self._kitchen.ahead(self._certain(efforts, costs))
             for place, recipe in enumerate(alive, start=1):
-                text, small = passes.spell(recipe), passes.cut(recipe, share)
-                expected = max(cost.get(text, 0.0) * ETA, pace * passes.epochs(small))
-                if self._needless(recipe, known) or not self._affordable(expected):
+                text = passes.spell(recipe)
+                small = efforts[text]
+                if self._needless(recipe, known) or not self._affordable(costs.expected(text, small)):
                     continue
                 before = self.seconds
                 trial = self._try(kind, small, rung)
-                cost[text] = self.seconds - before
-                pace = max(pace, _pace(small, trial))
+                costs.note(text, small, trial, self.seconds - before)
                 self._report(Progress(f"{kind.name} rung {rung + 1}", place, len(alive), _note(trial)))
                 yield trial
                 if trial.figures:
@@ -95,6 +96,14 @@ class Explorer:
     def _affordable(self, seconds: float) -> bool:
         limit = self._goal.minutes * 60
         return not limit or not self._spent or self.seconds + seconds < limit
+
+    def _certain(self, efforts: Mapping[str, Recipe], costs: "Costs") -> list[Recipe]:
+        """What will be tried on this rung, as far as that can be said before it."""
+        return [
+            small
+            for text, small in efforts.items()
+            if small == _unmended(small) and self._affordable(costs.expected(text, small))
+        ]
 
     def _needless(self, recipe: Recipe, known: Mapping[str, Figures]) -> bool:
         """Would it mend what is not broken?"""
@@ -182,11 +191,22 @@ def complaint(trial: Trial) -> list[str]:
     return [f"{trial.recipe} did not pass", *failed, *blamed]
 
 
-def _pace(recipe: Recipe, trial: Trial) -> float:
-    """Seconds that an epoch took, of the slowest step."""
-    epochs = [passes.epochs((step,)) for step in recipe]
-    trained = zip(epochs, trial.lineage, strict=False)  # a recipe that broke has none
-    return max((made.seconds / count for count, made in trained if count), default=0.0)
+class Costs:
+    """Seconds that recipes took on the rung before, and an epoch of the slowest training."""
+
+    def __init__(self) -> None:
+        self._of, self._pace = dict[str, float](), 0.0
+
+    def expected(self, text: str, small: Recipe) -> float:
+        """What the recipe of this text, of which ``small`` is to be tried, will take at least."""
+        return max(self._of.get(text, 0.0) * ETA, self._pace * passes.epochs(small))
+
+    def note(self, text: str, small: Recipe, trial: Trial, seconds: float) -> None:
+        """That is what it took."""
+        self._of[text] = seconds
+        for step, made in zip(small, trial.lineage, strict=False):  # a recipe that broke has no lineage
+            if epochs := passes.epochs((step,)):
+                self._pace = max(self._pace, made.seconds / epochs)
 
 
 def _unmended(recipe: Recipe) -> Recipe:

@@ -4,38 +4,32 @@ One variant for each distinct kind of device among the profiles, chosen by a stu
 report only if it passed its gates.
 """
 
-import functools
 import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from skerry_cloud import datasets, passes, runs, workloads
-from skerry_cloud.adapters.onnx_model import OnnxModel
 from skerry_cloud.compress import study
+from skerry_cloud.compress.cluster import ClusterKitchen
 from skerry_cloud.compress.explore import Explorer
 from skerry_cloud.compress.make import Kitchen
-from skerry_cloud.compress.measure import Exam, calibration_rows, exam
+from skerry_cloud.compress.material import gather
+from skerry_cloud.compress.measure import Exam, exam
 from skerry_cloud.compress.menu import imported, menu, plain
 from skerry_cloud.compress.passes import tensorrt
 from skerry_cloud.compress.report import render
 from skerry_cloud.compress.study import Goal, Search, Study, Trial
 from skerry_cloud.compress.timing import machine
-from skerry_cloud.datasets import TRAIN, DatasetVersion, Rows
 from skerry_cloud.job import Progress, Report
-from skerry_cloud.passes import Material, Recipe
+from skerry_cloud.passes import Recipe
 from skerry_cloud.runs import Variant
 from skerry_cloud.specs import CompressSpec, Wanted
-from skerry_cloud.workloads import Examples, Workload
+from skerry_cloud.workloads import Workload
 from skerry_shared import profiles
 from skerry_shared.errors import ConfigError, GateError
 from skerry_shared.files import write_durably
 from skerry_shared.release import Kind
-
-CALIBRATION = 512  # inputs: the ranges of activations no longer change beyond some hundreds
 
 
 def work(spec: CompressSpec, report: Report) -> None:
@@ -49,7 +43,10 @@ def work(spec: CompressSpec, report: Report) -> None:
     rows = version.read()
     tested, goal = exam(workload, rows, champion), _goal(spec.wanted, workload)
     report(Progress("data", 1, 1, f"float32 accuracy {tested.figures.accuracy:.4f} on validation rows"))
-    kitchen = Kitchen(spec.run, spec.run / study.FOLDER, _material(spec, workload, version, rows, report))
+    material = gather(spec, workload, version, rows, report)
+    kitchen = (
+        ClusterKitchen(spec, material, report) if spec.ray else Kitchen(spec.run, spec.run / study.FOLDER, material)
+    )
     asked, spent = {profiles.load(name).kind for name in spec.asked}, dict[str, float]()
     searches = []
     for kind, names in kinds.items():
@@ -86,31 +83,6 @@ def _recipes(kind: Kind, wanted: Wanted, workload: Workload, champion: Path) -> 
     if champion.suffix == ".tflite":
         return [imported(kind)]
     return menu(kind, workload) if wanted.minutes else [plain(kind)]
-
-
-def _material(spec: CompressSpec, workload: Workload, version: DatasetVersion, rows: Rows, report: Report) -> Material:
-    train = rows.of(TRAIN)
-    recent = version.recent(train)
-
-    def say(done: int, total: int, note: str) -> None:
-        if done * 100 // total > (done - 1) * 100 // total:
-            report(Progress("learn", done, total, note))
-
-    return Material(
-        workload=workload,
-        train=train.examples,
-        recent=recent,
-        calibration=train.examples.inputs[calibration_rows(recent, CALIBRATION)],
-        teacher=functools.cache(functools.partial(_answers, spec.run / runs.MODEL, workload, train.examples)),
-        say=say,
-        seed=spec.seed,
-        threads=spec.threads,
-    )
-
-
-def _answers(model: Path, workload: Workload, examples: Examples, view: int) -> NDArray[np.float32]:
-    """The champion's scores for a view of the examples. Every pass that trains asks for them."""
-    return OnnxModel(model).run(workload.seen(examples.inputs, view)).scores
 
 
 def _release(spec: CompressSpec, search: Search, kitchen: Kitchen, tested: Exam) -> None:
