@@ -145,6 +145,9 @@ def compress(
     max_latency: Annotated[float | None, typer.Option(help="Milliseconds that an answer may take.")] = None,
     minutes: Annotated[float, typer.Option(help="Time to search; 0 makes the plain variant, without a search.")] = 0,
     recipe: Annotated[list[str] | None, typer.Option(help="Try this in place of the usual; may be repeated.")] = None,
+    device_minutes: Annotated[
+        float, typer.Option(help="Time that idle devices get to measure what passed; 0: measure here only.")
+    ] = 5,
     picture: Annotated[Path | None, typer.Option(help="Draw what was tried to this PNG file.")] = None,
     report: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Save the report, good or bad.")] = None,
     as_json: Json = False,
@@ -154,12 +157,15 @@ def compress(
     Without --minutes: INT8 or float, as the profile wants. With: smaller networks that learn from the trained one,
     pruned ones, and several ways to quantise. Stopped midway, the same command goes on from there.
 
+    Where a device of a profile is linked and idle, it measures what passed, and its latencies decide. It serves on.
+
     Example: skerry compress 1 --profile generic-x86-64 --max-drop 0.5 --minutes 30 --picture front.png
 
     Example: skerry compress 1 --profile coral-dev-board --recipe "prune(keep=0.5) + tune(epochs=4) + onnx + slim"
     """
     wanted = {"profiles": profile, "max_drop": max_drop, "max_latency_ms": max_latency, "minutes": minutes,
-              "max_bytes": None if max_size is None else int(max_size * 1024), "recipes": recipe or []}  # fmt: skip
+              "max_bytes": None if max_size is None else int(max_size * 1024), "recipes": recipe or [],
+              "device_minutes": device_minutes}  # fmt: skip
     cloud = _cloud(context)
     try:
         done = _work(cloud.work(f"/runs/{run}/variants", **wanted), as_json)
@@ -597,7 +603,7 @@ def events(
 def telemetry(context: typer.Context, as_json: Json = False) -> None:
     """What came home: rows in the lake for each device, and requests that could not be answered at once."""
     found = _cloud(context).get("/telemetry")
-    counts = {name: name for name in ("windows", "samples", "labels", "events", "shadow", "load")}
+    counts = {name: name for name in ("windows", "samples", "labels", "events", "shadow", "load", "measured")}
     _list(found, as_json, {"device": "device", **counts, "newest": _when("newest")})
     overload = [{"device": row["device"], **one} for row in found for one in row["overload"]]
     if overload and not as_json:

@@ -156,6 +156,13 @@ class Alarms:
 
 
 @dataclass(frozen=True)
+class Compress:
+    """Where candidates are made."""
+
+    ray: str = ""  # "auto" or "ray://host:port": on a Ray cluster that sees this folder; none: on this machine
+
+
+@dataclass(frozen=True)
 class CloudConfig:
     """The whole file."""
 
@@ -164,6 +171,7 @@ class CloudConfig:
     workloads: dict[str, str] = field(default_factory=dict)  # name = "path/to/file.py:Class"
     listen: Listen = field(default_factory=Listen)
     devices: Devices = field(default_factory=Devices)
+    compress: Compress = field(default_factory=Compress)
     rollouts: Rollouts = field(default_factory=Rollouts)
     drift: Drift = field(default_factory=Drift)
     alarms: Alarms = field(default_factory=Alarms)
@@ -213,6 +221,9 @@ mqtt = true                          # start Mosquitto as a child process where 
 [devices]
 certificate_days = 90
 token_hours = 24
+
+[compress]
+ray = ""                             # "auto" or "ray://host:port": a Ray cluster that sees this folder makes candidates
 
 [rollouts]
 canary = 1

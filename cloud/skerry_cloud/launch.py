@@ -19,7 +19,7 @@ from skerry_shared import errors
 
 LOADED = (
     "skerry_cloud.train.ingest", "skerry_cloud.train.job", "skerry_cloud.train.adopt", "skerry_cloud.compress.job",
-    "skerry_cloud.evaluate.job", "onnxscript", "sklearn.datasets", "torch._dynamo",
+    "skerry_cloud.compress.settle", "skerry_cloud.evaluate.job", "onnxscript", "sklearn.datasets", "torch._dynamo",
 )  # fmt: skip
 
 _context = multiprocessing.get_context("forkserver")

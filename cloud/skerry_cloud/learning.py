@@ -22,9 +22,10 @@ from skerry_cloud import datasets, launch, passes, runs
 from skerry_cloud.compress import study
 from skerry_cloud.evaluate.compare import Verdict
 from skerry_cloud.job import Progress, Report
+from skerry_cloud.ondevice import Benchmarks, Devices, Subject
 from skerry_cloud.release.package import package
 from skerry_cloud.release.repository import Repository
-from skerry_cloud.specs import AdoptSpec, CompareSpec, CompressSpec, IngestSpec, TrainSpec, Wanted
+from skerry_cloud.specs import AdoptSpec, CompareSpec, CompressSpec, IngestSpec, SettleSpec, TrainSpec, Wanted
 from skerry_cloud.store import Base, Bundle, Dataset, Device, Event, Release, Run, Store
 from skerry_shared import bundle, identity, plugins, profiles, wire
 from skerry_shared.errors import NotFoundError, SkerryError, StateError, UsageError
@@ -41,12 +42,16 @@ class Learning:
 
     def __init__(
         self, store: Store, folder: Path, paths: Mapping[str, str], repository: Repository, code: str,
-        price: float = 0.0,
+        benchmarks: Benchmarks, price: float = 0.0, ray: str = "",
     ) -> None:  # fmt: skip
-        """``folder`` is the cloud's own: datasets/ and runs/ are below it; ``price`` of a minute of a heavy step."""
+        """``folder`` is the cloud's own: datasets/ and runs/ are below it; ``price`` of a minute of a heavy step.
+
+        ``ray`` as in ``CompressSpec``.
+        """
         self._store, self._folder, self._paths, self._repository = store, folder, paths, repository
         self._code, self._heavy, self._publishing = code, asyncio.Lock(), asyncio.Lock()
-        self._price, self._fits = price, defaultdict[int, asyncio.Lock](asyncio.Lock)
+        self._ray, self._price, self._fits = ray, price, defaultdict[int, asyncio.Lock](asyncio.Lock)
+        self._devices = Devices(repository, self._publishing, benchmarks)
 
     def workloads(self) -> list[str]:
         """Names of all workloads that can be learned here."""
@@ -58,6 +63,7 @@ class Learning:
         for run in await self._store.all(interrupted):
             after = {"compressing": "trained", "training": "queued", "importing": "failed"}[run.state]
             await self._move(run, after, "the cloud stopped meanwhile", "cloud")
+        await self._devices.recover()
 
     async def resume(self) -> None:
         """Go on with what is queued; a run that fails does not keep the next one from it."""
@@ -160,6 +166,7 @@ class Learning:
     async def compress(self, number: int, wanted: Wanted, actor: str, report: Report) -> dict[str, Any]:
         """One checked variant for every kind of device among the profiles. Raises GateError where none is good enough.
 
+        Idle devices of these profiles, where there are any, measure the finalists and so have the last word.
         Asked again after an interruption, a search goes on from where it was.
         """
         run = await self._store.get(Run, number)
@@ -175,12 +182,18 @@ class Learning:
         for recipe in wanted.recipes:
             passes.parse(recipe)
         await self._move(run, "compressing", ", ".join(wanted.profiles), actor)
+        devices = await self._devices.idle(wanted.profiles) if wanted.device_minutes else {}
         spec = CompressSpec(
             workload=self._known(run.workload), folder=self._folder, datasets=self._data(run.workload),
-            dataset=run.dataset, run=self.run_folder(number), wanted=wanted,
+            dataset=run.dataset, run=self.run_folder(number), wanted=wanted, asked=tuple(devices), ray=self._ray,
         )  # fmt: skip
         async with self._step(run, actor, back="trained"):
-            await launch.run("skerry_cloud.compress.job", spec, self.run_folder(number), report)
+            await launch.run("skerry_cloud.compress.job", spec, spec.run, report)
+        if devices:
+            subject = Subject(spec.run, run.workload, await self._lineage(run))
+            answers = await self._devices.ask(subject, devices, wanted.device_minutes * 60, report)
+            async with self._step(run, actor, back="trained"):
+                await launch.run("skerry_cloud.compress.settle", SettleSpec(spec.run, answers), spec.run, report)
         variants = self._variants(number, wanted.profiles)
         (self.run_folder(number) / PROFILES).write_text("\n".join(wanted.profiles))
         figures = (f"{Kind(**v['kind']).name} {v['accuracy']:.4f}, {v['model_bytes'] // 1024} KB" for v in variants)
@@ -276,15 +289,17 @@ class Learning:
         return run
 
     async def _package(self, run: Run, release: int) -> dict[str, bytes]:
-        dataset = await self._store.get(Dataset, run.workload, run.dataset)
-        lineage = Lineage(run.dataset, dataset.sha256, run.id, run.code, run.parent)
-        folder = self.run_folder(run.id)
+        lineage, folder = await self._lineage(run), self.run_folder(run.id)
         return {
             name: await asyncio.to_thread(
                 package, folder, profiles.load(name).target(name), run.workload, release, lineage
             )
             for name in self._profiles(run.id)
         }
+
+    async def _lineage(self, run: Run) -> Lineage:
+        dataset = await self._store.get(Dataset, run.workload, run.dataset)
+        return Lineage(run.dataset, dataset.sha256, run.id, run.code, run.parent)
 
     async def _next_release(self, workload: str) -> int:
         """Above what either the database or the repository has: a crash may have come between the two."""

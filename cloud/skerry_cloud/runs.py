@@ -8,6 +8,7 @@
     workload.json                  ``Declared``, so that a release needs none of the workload's code
     metrics.json                   ``Metrics``
     study/                         what compression tried: see ``compress.study``
+    study/finalists/<kind>/<…>/    a ``Variant`` for each that passed the gates, while devices measure which is best
     variants/<kind>/               one for each ``Kind`` of device: ``Variant``
         model.onnx, model.tflite   whichever the kind's runtime takes
         calibration.cache          TensorRT's table of ranges, where the recipe made one
@@ -20,6 +21,7 @@ A job writes its JSON file last: where that is, the rest is whole.
 """
 
 import dataclasses
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,6 +138,17 @@ def model(run: Path) -> Path:
 def variant(run: Path, kind: Kind) -> Variant:
     """The variant of a run for devices of this kind, whether it was made yet or not."""
     return Variant(run / "variants" / kind.name, kind)
+
+
+def finalist(run: Path, kind: Kind, recipe: str) -> Variant:
+    """The variant that this recipe would be, whether it was made yet or not."""
+    digest = hashlib.sha256(recipe.encode()).hexdigest()[:16]
+    return Variant(finalists(run) / kind.name / digest, kind)
+
+
+def finalists(run: Path) -> Path:
+    """The folder of all of them."""
+    return run / "study/finalists"
 
 
 def write(path: Path, value: Any) -> None:

@@ -23,6 +23,7 @@ from skerry_cloud.adapters.carrier_mqtt import MqttCarrier
 from skerry_cloud.api import Services
 from skerry_cloud.config import CloudConfig
 from skerry_cloud.drift.flow import DriftFlow
+from skerry_cloud.fleet.benchmarks import Benchmarks
 from skerry_cloud.fleet.director import Director, Order, origin_of
 from skerry_cloud.fleet.enrolment import Addresses, Enrolment
 from skerry_cloud.fleet.links import Links
@@ -81,12 +82,14 @@ class Cloud:
         self._lake = Lake(folder / "lake")
         self._news = asyncio.Event()
         authority = self._keys.authority.certificate
-        self._learning = Learning(
-            database, folder, found.workloads, self._repository, revision(), found.retrain.price_per_minute
-        )
         self._director = Director(
             database, self._keys.signer("director"), found.fleet, found.devices.assignment_days, self._assign
         )
+        self._benchmarks = Benchmarks(self._director)
+        self._learning = Learning(
+            database, folder, found.workloads, self._repository, revision(), self._benchmarks,
+            found.retrain.price_per_minute, found.compress.ray,
+        )  # fmt: skip
         self._ingest = Ingest(
             self._lake, folder / "sessions", found.fleet, authority, self._keys.ingest, self._acknowledge,
             self._committed,
@@ -195,6 +198,8 @@ class Cloud:
         if table == "events":
             for row in rows.to_pylist():
                 await _guarded(self._director.report(row["device"], row, origin_of(row)), "a device's event")
+        elif table == "measured":
+            self._benchmarks.take(rows.to_pylist())
         elif table == "windows":
             await self._drift.take(rows)
         self._news.set()

@@ -155,7 +155,7 @@ def test_from_alarm_to_rollout_in_order(with_store: Callable[[Any], None], tmp_p
             ("ingest", 1, list(range(30)), ["device:edge-1"] * 30),
             ("enqueue", 2, 1, 7),
             ("fit", 2, "policy"),
-            ("compress", 2, Wanted(("p",), recipes=("recipe of run 1",))),
+            ("compress", 2, Wanted(("p",), recipes=("recipe of run 1",), device_minutes=0)),
             ("compare", 1, 2, 2.0),
             ("publish", 2),
         ]

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from sqlalchemy import select
 
+from skerry_cloud.fleet.benchmarks import Benchmarks
+from skerry_cloud.fleet.director import Director
 from skerry_cloud.job import Progress
 from skerry_cloud.keys import Keys
 from skerry_cloud.learning import Learning
@@ -34,10 +36,15 @@ def say(progress: Progress) -> None:
             os.kill(job.pid, signal.SIGKILL)
 
 
+async def nobody(_device: str, _signed: bytes) -> None:
+    """Is linked."""
+
+
 async def main(folder: Path) -> None:
     store, keys = Store(f"sqlite+aiosqlite:///{folder}/state.db"), Keys(folder / "keys")
     repository = Repository(folder / "repository", keys)
-    learning = Learning(store, folder, {"tiny": "tiny.py:Slow"}, repository, "test", price=60.0)
+    benchmarks = Benchmarks(Director(store, keys.signer("director"), "test", 1, nobody))
+    learning = Learning(store, folder, {"tiny": "tiny.py:Slow"}, repository, "test", benchmarks, price=60.0)
     await learning.recover()
     run = await store.first(select(Run))
     if run is None:

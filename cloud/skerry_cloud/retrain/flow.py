@@ -290,7 +290,7 @@ class Retrainer:
             return found
         mine = select(Bundle).where(Bundle.workload == row.workload, Bundle.release == row.champion)
         names = [bundle.profile for bundle in await self._store.all(mine)]
-        wanted = Wanted(tuple(names), recipes=self._steps.recipes(champion))
+        wanted = Wanted(tuple(names), recipes=self._steps.recipes(champion), device_minutes=0)
         await self._steps.compress(row.run, wanted, ACTOR, self._report)
         judged = await self._steps.compare(champion, row.run, self._policy.max_loss, self._report)
         if not judged.passed:
