@@ -20,7 +20,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from sqlalchemy import select
 from starlette.applications import Starlette
@@ -31,30 +31,37 @@ from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from skerry_cloud import lineage, runs
+from skerry_cloud import accuracy, alarms, lineage, runs
+from skerry_cloud.drift.finding import Place
+from skerry_cloud.drift.flow import DriftFlow
 from skerry_cloud.fleet.director import Director, Order
 from skerry_cloud.fleet.enrolment import Enrolment, Renewal
 from skerry_cloud.fleet.enrolment import Request as EnrolRequest
 from skerry_cloud.ingest.lake import Lake
 from skerry_cloud.ingest.quarantine import quarantined
 from skerry_cloud.ingest.query import query
-from skerry_cloud.ingest.samples import Labelled, add_labels, confidences, summary, unlabelled
+from skerry_cloud.ingest.samples import Labelled, add_labels, summary, unlabelled
 from skerry_cloud.ingest.upkeep import Upkeep
 from skerry_cloud.job import Progress, Report
 from skerry_cloud.learning import Learning
 from skerry_cloud.release.repository import place
 from skerry_cloud.retrain.flow import ALPHA
-from skerry_cloud.retrain.harm import Accuracy, guessed, proven
+from skerry_cloud.retrain.harm import Accuracy, proven
+from skerry_cloud.retrain.policy import Verdict, month_began
 from skerry_cloud.specs import Wanted
 from skerry_cloud.store import (
     Alarm,
     Assignment,
+    Baseline,
     Bundle,
     Dataset,
+    Delivery,
     Device,
     Event,
     Installed,
+    Notice,
     Release,
+    Retraining,
     Rollout,
     Run,
     Store,
@@ -63,8 +70,7 @@ from skerry_cloud.store import (
 from skerry_shared import bundle, errors, wire
 from skerry_shared.config import decode
 from skerry_shared.release import Manifest
-from skerry_shared.sketch import CONFIDENCE
-from skerry_shared.states import Health
+from skerry_shared.states import AlarmEvent
 
 T = TypeVar("T")
 
@@ -96,12 +102,14 @@ class Services:
     enrolment: Enrolment
     authority: str  # PEM
     operator: str  # bearer token
+    drift: DriftFlow
     lake: Lake
     upkeep: Upkeep
     labelled: Callable[[str, Mapping[str, float]], Awaitable[Labelled]]  # samples of a workload since a time each
     repository: Path
     token_seconds: float
     background: "set[asyncio.Task[Any]]"  # long work under way
+    verdicts: Mapping[str, Verdict]  # of the retraining policy, on each workload that it looked at
 
 
 @dataclass(frozen=True)
@@ -200,9 +208,39 @@ class DropRequest:
 
 @dataclass(frozen=True)
 class ReasonRequest:
-    """POST /v1/rollouts/ID/halt, /v1/alarms/ID/resolve."""
+    """POST /v1/rollouts/ID/halt, /v1/alarms/ID/acknowledge, /v1/alarms/ID/resolve."""
 
     reason: str = "by the operator"
+
+
+@dataclass(frozen=True)
+class RebaseRequest:
+    """POST /v1/baselines. Release 0 is the newest; ``name`` of a device or group."""
+
+    workload: str
+    hours: float
+    reason: str
+    level: Literal["device", "group", "fleet"] = "fleet"
+    name: str = ""
+    release: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, which ``decode`` turns into a UsageError."""
+        if self.hours <= 0 or not self.reason.strip() or (self.level == "fleet") != (self.name == ""):
+            raise ValueError("needs hours above 0, a reason, and a name unless it is about the fleet")
+
+
+@dataclass(frozen=True)
+class AssignRequest:
+    """POST /v1/alarms/ID/assign."""
+
+    owner: str
+    reason: str = "by the operator"
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, which ``decode`` turns into a UsageError."""
+        if not self.owner.strip():
+            raise ValueError("owner: name somebody")
 
 
 def create(services: Services) -> Starlette:
@@ -244,7 +282,14 @@ def create(services: Services) -> Starlette:
         Route("/v1/alarms/{alarm:int}", api.alarm),
         Route("/v1/alarms/{alarm:int}/labels", api.wanted_labels),
         Route("/v1/alarms/{alarm:int}/labels", api.add_labels, methods=["POST"]),
-        Route("/v1/alarms/{alarm:int}/resolve", api.resolve, methods=["POST"]),
+        Route("/v1/alarms/{alarm:int}/acknowledge", api.moves(AlarmEvent.ACKNOWLEDGED), methods=["POST"]),
+        Route("/v1/alarms/{alarm:int}/assign", api.assign, methods=["POST"]),
+        Route("/v1/alarms/{alarm:int}/resolve", api.moves(AlarmEvent.RESOLVED), methods=["POST"]),
+        Route("/v1/baselines", api.rows(Baseline, Baseline.id)),
+        Route("/v1/baselines", api.rebase, methods=["POST"]),
+        Route("/v1/baselines/{baseline:int}/take-back", api.take_back, methods=["POST"]),
+        Route("/v1/retrainings", api.retrainings),
+        Route("/v1/costs", api.costs),
         Route("/v1/events", api.events),
         Mount("/repository", StaticFiles(directory=services.repository)),
     ]
@@ -430,10 +475,23 @@ class _Api:
         return self._long(work)
 
     async def alarm(self, request: Request) -> Response:
-        """With what is known of the accuracy on its devices: before, now by labels, and a guess without."""
+        """With its history, whom it was told, and what is known of the accuracy on its devices: before, now by labels,
+        and a guess without."""
         self._authorize(request)
         alarm = await self._s.store.get(Alarm, request.path_params["alarm"])
-        return JSONResponse(plain(alarm) | {"accuracy": await self._accuracy(alarm)})
+        told = {"history": await self._history(alarm), "told": await self._told(alarm)}
+        return JSONResponse(plain(alarm) | told | {"accuracy": await self._accuracy(alarm)})
+
+    async def _history(self, alarm: Alarm) -> list[dict[str, Any]]:
+        mine = select(Event).where(Event.name == alarm.title, Event.kind.in_(["alarm", "health"]))
+        return [plain(event) for event in await self._s.store.all(mine.order_by(Event.id))]
+
+    async def _told(self, alarm: Alarm) -> list[dict[str, Any]]:
+        """Each delivery, and what of."""
+        notices = await self._s.store.all(select(Notice).where(Notice.alarm == alarm.id))
+        what = {notice.id: notice.what for notice in notices}
+        mine = select(Delivery).where(Delivery.notice.in_(what)).order_by(Delivery.notice, Delivery.route)
+        return [plain(one) | {"what": what[one.notice]} for one in await self._s.store.all(mine)]
 
     async def wanted_labels(self, request: Request) -> Response:
         """Up to ?count= samples of the alarm's devices since the alarm, at random, whose truth nobody told yet."""
@@ -465,16 +523,13 @@ class _Api:
         return JSONResponse({"labels": len(told)})
 
     async def _accuracy(self, alarm: Alarm) -> dict[str, Any]:
-        release = await self._s.store.get(Release, alarm.workload, alarm.release)
-        before = (await self._s.store.get(Run, release.run)).accuracy
         since = dict.fromkeys(alarm.devices, alarm.raised)
+        before, guess = await accuracy.estimate(
+            self._s.store, self._s.drift.normal, self._s.lake, alarm.workload, alarm.release, since
+        )
         samples = await self._s.labelled(alarm.workload, since)
         mine = samples.releases == alarm.release
         now = proven(samples.right[mine], samples.probabilities[mine], ALPHA)
-        channels = await self._s.learning.normal(alarm.devices[0], alarm.workload, alarm.release)
-        usual = next(channel for channel in channels if channel.name == CONFIDENCE)
-        tops = await asyncio.to_thread(confidences, self._s.lake, alarm.workload, alarm.release, since)
-        guess = guessed(before, usual, tops)
         return {"before": before, "now": _figures(now), "guess": _figures(guess)}
 
     async def _manifest(self, alarm: Alarm) -> Manifest:
@@ -484,18 +539,63 @@ class _Api:
             raise errors.NotFoundError(f"release: no {alarm.workload}/{alarm.release}")
         return wire.from_json(Manifest, bundle.manifest)
 
-    async def resolve(self, request: Request) -> Response:
-        asked = await self._asked(ReasonRequest, request)
+    def moves(self, event: AlarmEvent) -> Callable[[Request], Awaitable[Response]]:
+        """A route for what an operator says of an alarm."""
+
+        async def answer(request: Request) -> Response:
+            asked = await self._asked(ReasonRequest, request)
+            async with self._s.store.begin() as session:
+                alarm = await alarms.get(session, request.path_params["alarm"])
+                alarms.move(session, alarm, event, asked.reason, "operator", time.time())
+            return JSONResponse(plain(alarm))
+
+        return answer
+
+    async def assign(self, request: Request) -> Response:
+        asked = await self._asked(AssignRequest, request)
         async with self._s.store.begin() as session:
-            alarm = await session.get(Alarm, request.path_params["alarm"])
-            if not alarm:
-                raise errors.NotFoundError(f"alarm: no {request.path_params['alarm']}")
-            if alarm.state == "resolved":
-                raise errors.StateError(f"alarm: {alarm.id} is resolved already")
-            session.add(Event(time=time.time(), kind="alarm", name=alarm.title, before=alarm.state, after="resolved",
-                              reason=asked.reason, actor="operator"))  # fmt: skip
-            alarm.state, alarm.health = "resolved", Health.OK.value
+            alarm = await alarms.get(session, request.path_params["alarm"])
+            alarms.assign(session, alarm, asked.owner.strip(), asked.reason, "operator", time.time())
         return JSONResponse(plain(alarm))
+
+    async def rebase(self, request: Request) -> Response:
+        asked, now = await self._asked(RebaseRequest, request), time.time()
+        place = Place(asked.level, asked.name, asked.workload, asked.release or await self._newest(asked.workload))
+        row = await self._s.drift.rebase(place, now - asked.hours * 3600, asked.reason, "operator", now)
+        return JSONResponse(plain(row))
+
+    async def take_back(self, request: Request) -> Response:
+        asked = await self._asked(ReasonRequest, request)
+        number = request.path_params["baseline"]
+        return JSONResponse(plain(await self._s.drift.take_back(number, asked.reason, "operator", time.time())))
+
+    async def _newest(self, workload: str) -> int:
+        mine = select(Release).where(Release.workload == workload).order_by(Release.number.desc())
+        if found := await self._s.store.first(mine):
+            return found.number
+        raise errors.NotFoundError(f"release: none of {workload!r}")
+
+    async def retrainings(self, request: Request) -> Response:
+        """What was begun, with its cost, and why nothing more is now."""
+        self._authorize(request)
+        begun = await self._s.store.all(select(Retraining).order_by(Retraining.id))
+        runs = await self._s.store.all(select(Run).where(Run.id.in_({row.run for row in begun})))
+        cost = {run.id: {"seconds": run.seconds, "cost": run.cost} for run in runs}
+        rows = [plain(row) | cost.get(row.run, {"seconds": 0.0, "cost": 0.0}) for row in begun]
+        verdicts = [{"workload": name, **asdict(verdict)} for name, verdict in sorted(self._s.verdicts.items())]
+        return JSONResponse({"retrainings": rows, "verdicts": verdicts})
+
+    async def costs(self, request: Request) -> Response:
+        """Of all runs, by calendar month in which they were made and by workload."""
+        self._authorize(request)
+        found = defaultdict[tuple[float, str], list[Run]](list)
+        for run in await self._s.store.all(select(Run).order_by(Run.created)):
+            found[month_began(run.created), run.workload].append(run)
+        return JSONResponse([
+            {"month": month, "workload": workload, "runs": len(of), "seconds": sum(run.seconds for run in of),
+             "cost": sum(run.cost for run in of)}
+            for (month, workload), of in found.items()
+        ])  # fmt: skip
 
     async def events(self, request: Request) -> Response:
         """Events after ?after=ID; with ?follow=1 one a line as they happen."""

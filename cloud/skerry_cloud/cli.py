@@ -53,6 +53,8 @@ drift = typer.Typer(help="Alarms: which device's traffic changed, what in it, si
 lake = typer.Typer(help="What telemetry became: SQL over it, its tables, its limits.", no_args_is_help=True)
 label = typer.Typer(help="Labels for what drifted: which to give, giving them, what they say.", no_args_is_help=True)
 
+retrain = typer.Typer(help="What the retraining policy does, and why it does not.", no_args_is_help=True)
+
 OUT, BACK, LOOK = "Out: from data to devices", "Back: from devices to the next model", "Look"
 app.add_typer(data, name="data", rich_help_panel=OUT)
 app.add_typer(model, name="model", rich_help_panel=OUT)
@@ -190,10 +192,11 @@ def publish(context: typer.Context, run: int, reason: Reason = "by the operator"
 
 @run.command("list")
 def run_list(context: typer.Context, as_json: Json = False) -> None:
-    """All training runs."""
+    """All training runs, with the minutes that they took and what these cost."""
     _list(_cloud(context).get("/runs"), as_json, {
         "run": "id", "workload": "workload", "dataset": "dataset", "parent": "parent", "state": "state",
-        "accuracy": lambda r: f"{r['accuracy']:.2%}", "created": _when("created"), "reason": "reason",
+        "accuracy": lambda r: f"{r['accuracy']:.2%}", "minutes": _minutes, "cost": _cost, "created": _when("created"),
+        "reason": "reason",
     })  # fmt: skip
 
 
@@ -380,17 +383,19 @@ def drift_list(context: typer.Context, as_json: Json = False) -> None:
     """All alarms."""
     _list(_cloud(context).get("/alarms"), as_json, {
         "alarm": "id", "where": _alarm_place, "release": lambda r: f"{r['workload']}/{r['release']}", "kind": "kind",
-        "state": "state", "health": "health", "since": _when("since"), "raised": _when("raised"), "what": "summary",
+        "state": "state", "health": "health", "owner": "owner", "since": _when("since"), "raised": _when("raised"),
+        "what": "summary",
     })  # fmt: skip
 
 
 @drift.command("show")
 def drift_show(context: typer.Context, number: int, as_json: Json = False) -> None:
-    """An alarm, with the channels that drifted and how strong the evidence is."""
+    """An alarm: the channels that drifted, how strong the evidence is, what was done about it, and who was told."""
     found = _cloud(context).get(f"/alarms/{number}")
     if as_json:
         return _show(found, True)
     console.print(f"alarm {number} on [bold]{_alarm_place(found)}[/], {found['state']}: {escape(found['summary'])}")
+    console.print(f"  owner: {escape(found['owner'] or 'nobody')}")
     if found["level"] != "device":
         console.print(f"  devices: {', '.join(found['devices'])}")
     strongest = max((c["evidence"] for c in found["detail"]["channels"]), default=1.0)
@@ -402,16 +407,93 @@ def drift_show(context: typer.Context, number: int, as_json: Json = False) -> No
             f"{escape(channel['now'])}, usually {escape(channel['usual'])}"
         )
     _print_accuracy(found["accuracy"])
+    for event in found["history"]:
+        console.print(f"  {escape(event_line(event))}", highlight=False)
+    for one in found["told"]:
+        why = f": {one['error']}" if one["error"] else ""
+        console.print(f"  {one['what']}, by route {one['route']}: {one['state']}{escape(why)}")
     return None
+
+
+@drift.command("ack")
+def drift_ack(
+    context: typer.Context,
+    number: int,
+    owner: Annotated[str, typer.Option(help="Who looks into it; else its owner stays.")] = "",
+    reason: Reason = "by the operator",
+    as_json: Json = False,
+) -> None:
+    """Say that somebody looks into an alarm: it escalates no further.
+
+    Example: skerry drift ack 3 --owner ada@example.org --reason "on my way to the camera"
+    """
+    cloud = _cloud(context)
+    if owner:
+        cloud.post(f"/alarms/{number}/assign", owner=owner, reason=reason)
+    done = cloud.post(f"/alarms/{number}/acknowledge", reason=reason)
+    _result(done, as_json, f"alarm {number} is acknowledged; {done['owner'] or 'nobody'} owns it")
+
+
+@drift.command("assign")
+def drift_assign(
+    context: typer.Context, number: int, owner: str, reason: Reason = "by the operator", as_json: Json = False
+) -> None:
+    """Give an alarm to another owner: a name, or an address that mails reach."""
+    done = _cloud(context).post(f"/alarms/{number}/assign", owner=owner, reason=reason)
+    _result(done, as_json, f"alarm {number} is {done['owner']}'s")
 
 
 @drift.command("resolve")
 def drift_resolve(
     context: typer.Context, number: int, reason: Reason = "by the operator", as_json: Json = False
 ) -> None:
-    """Close an alarm."""
+    """Close an alarm: its place is judged anew from now on."""
     done = _cloud(context).post(f"/alarms/{number}/resolve", reason=reason)
     _result(done, as_json, f"alarm {number} is resolved")
+
+
+@drift.command("rebase")
+def drift_rebase(
+    context: typer.Context,
+    workload: str,
+    reason: Annotated[str, typer.Option(help="Why this is normal now; kept in the event and the lineage.")],
+    device: Annotated[str, typer.Option(help="Only on this device.")] = "",
+    group: Annotated[str, typer.Option(help="Only in this group.")] = "",
+    hours: Annotated[float, typer.Option(help="What was sent in the last hours, which you have reviewed.")] = 24.0,
+    release: Annotated[int, typer.Option(help="0 is the newest.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """After a change that is meant to stay: what devices sent lately becomes what their traffic is compared with.
+
+    Alarms of that place are resolved. `skerry drift unbase` takes it back. The next release has a reference of its own.
+
+    Example: skerry drift rebase fashion --device edge-1 --hours 6 --reason "new lamp, pictures looked at"
+    """
+    if device and group:
+        raise UsageError("rebase: name a device or a group, or neither for the whole fleet")
+    level = "device" if device else "group" if group else "fleet"
+    done = _cloud(context).post("/baselines", workload=workload, level=level, name=device or group, hours=hours,
+                                reason=reason, release=release)  # fmt: skip
+    where = f"{_alarm_place(done)}: {workload}/{done['release']}"
+    _result(done, as_json, f"baseline {done['id']} is in force on {where}; back: skerry drift unbase {done['id']}")
+
+
+@drift.command("unbase")
+def drift_unbase(
+    context: typer.Context, number: int, reason: Reason = "by the operator", as_json: Json = False
+) -> None:
+    """Take a baseline back: traffic is compared with what was normal before."""
+    done = _cloud(context).post(f"/baselines/{number}/take-back", reason=reason)
+    _result(done, as_json, f"baseline {number} is {done['state']}")
+
+
+@drift.command("baselines")
+def drift_baselines(context: typer.Context, as_json: Json = False) -> None:
+    """What was put in the place of a release's own reference, and taken back."""
+    _list(_cloud(context).get("/baselines"), as_json, {
+        "baseline": "id", "where": _alarm_place, "release": lambda r: f"{r['workload']}/{r['release']}",
+        "state": "state", "since": _when("since"), "created": _when("created"), "reason": "reason",
+    })  # fmt: skip
 
 
 @label.command("next")
@@ -470,6 +552,36 @@ def label_list(context: typer.Context, alarm: int, as_json: Json = False) -> Non
     console.print(f"alarm {alarm}, {found['health']}: {escape(found['summary'])}")
     _print_accuracy(found["accuracy"])
     return None
+
+
+@retrain.command("list")
+def retrain_list(context: typer.Context, as_json: Json = False) -> None:
+    """What the policy began, why, how it ended, and what it cost."""
+    _list(_cloud(context).get("/retrainings")["retrainings"], as_json, {
+        "retraining": "id", "champion": lambda r: f"{r['workload']}/{r['champion']}", "state": "state", "run": "run",
+        "release": lambda r: r["published"] or "", "minutes": _minutes, "cost": _cost, "began": _when("began"),
+        "reason": "reason",
+    })  # fmt: skip
+
+
+@retrain.command("why")
+def retrain_why(context: typer.Context, as_json: Json = False) -> None:
+    """What the policy in skerry-cloud.toml said of each workload when it last looked: why it retrains, or waits.
+
+    A workload that gave it no reason to look is not here.
+    """
+    _list(_cloud(context).get("/retrainings")["verdicts"], as_json, {
+        "workload": "workload", "retrains": lambda r: "yes" if r["retrain"] else "no", "why": "reason",
+    })  # fmt: skip
+
+
+@app.command(rich_help_panel=LOOK)
+def cost(context: typer.Context, as_json: Json = False) -> None:
+    """Minutes and money by month and workload; `[retrain] price_per_minute` says what a minute costs."""
+    _list(_cloud(context).get("/costs"), as_json, {
+        "month": lambda r: _time(r["month"])[:7], "workload": "workload", "runs": "runs", "minutes": _minutes,
+        "cost": _cost,
+    })  # fmt: skip
 
 
 @app.command(rich_help_panel=LOOK)
@@ -626,8 +738,7 @@ def oip_check(
 
 for group, name, panel in (
     (rollout, "rollout", OUT), (device, "device", OUT), (lake, "lake", BACK), (drift, "drift", BACK),
-    (label, "label", BACK),
-    (run, "run", LOOK), (release, "release", LOOK),
+    (label, "label", BACK), (retrain, "retrain", BACK), (run, "run", LOOK), (release, "release", LOOK),
 ):  # fmt: skip
     app.add_typer(group, name=name, rich_help_panel=panel)
 
@@ -811,6 +922,14 @@ def _release_name(name: str) -> tuple[str, int]:
     if not (number.isascii() and number.isdigit()):
         raise UsageError(f"release: {name!r} is not WORKLOAD/NUMBER, as in fashion/1")
     return workload, int(number)
+
+
+def _minutes(row: dict[str, Any]) -> str:
+    return f"{row['seconds'] / 60:.1f}"
+
+
+def _cost(row: dict[str, Any]) -> str:
+    return f"{row['cost']:.2f}"
 
 
 def _when(key: str) -> Callable[[dict[str, Any]], str]:

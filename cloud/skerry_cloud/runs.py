@@ -1,5 +1,6 @@
 """The folder of a run: what training leaves for compression, and compression for release.
 
+    training.pt                    while it is trained: where to go on, after each epoch
     model.pt                       the trained weights; not of an imported model
     model.onnx                     raw input in; scores and monitors out; float32
     model.tflite                   in its place where such a file was imported
@@ -30,7 +31,7 @@ from skerry_shared.files import write_durably
 from skerry_shared.release import Channel, Kind, TensorSpec
 
 FILES = {"onnxruntime": "model.onnx", "litert": "model.tflite"}  # by runtime
-WEIGHTS, MODEL, IMPORTED = "model.pt", "model.onnx", "imported"
+WEIGHTS, MODEL, IMPORTED, TRAINING = "model.pt", "model.onnx", "imported", "training.pt"
 TABLE = "calibration.cache"
 DECLARED, METRICS, REPORT, VERDICT = "workload.json", "metrics.json", "report.json", "verdict.json"
 
@@ -50,7 +51,11 @@ class Declared:
 
 @dataclass(frozen=True)
 class Training:
-    """How training went. ``seconds`` of its loop; ``parity``: largest difference of a score, export against PyTorch."""
+    """How training went.
+
+    ``seconds`` of its loop, since it was last taken up; ``parity``: the largest difference of a score, export against
+    PyTorch.
+    """
 
     epochs: int
     epoch_size: int

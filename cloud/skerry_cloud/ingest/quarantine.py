@@ -13,7 +13,7 @@ from skerry_cloud.store import Event, Store
 PAUSE = 3600.0  # seconds between two events about a device: it may have been taken over, and events are for people
 
 
-class Notices:
+class Refusals:
     """Tells in an event that a device's batches are quarantined: how many since the last event, and why the newest."""
 
     def __init__(self, store: Store, clock: Callable[[], float] = time.time) -> None:
