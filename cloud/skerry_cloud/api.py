@@ -14,6 +14,7 @@ import base64
 import contextlib
 import hmac
 import json
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -23,6 +24,7 @@ from typing import Any, Literal, TypeVar
 
 from sqlalchemy import select
 from starlette.applications import Starlette
+from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
@@ -36,7 +38,10 @@ from skerry_cloud.fleet.director import Director, Order
 from skerry_cloud.fleet.enrolment import Enrolment, Renewal
 from skerry_cloud.fleet.enrolment import Request as EnrolRequest
 from skerry_cloud.ingest.lake import Lake
+from skerry_cloud.ingest.quarantine import quarantined
+from skerry_cloud.ingest.query import query
 from skerry_cloud.ingest.samples import Labelled, add_labels, summary, unlabelled
+from skerry_cloud.ingest.upkeep import Upkeep
 from skerry_cloud.job import Progress, Report
 from skerry_cloud.learning import Learning
 from skerry_cloud.release.repository import place
@@ -71,7 +76,9 @@ T = TypeVar("T")
 
 SUFFIXES = tuple(Path(name).suffix for name in runs.FILES.values())  # of models that can be imported
 
+ARROW = "application/vnd.apache.arrow.stream"
 MAX_BODY = 1 << 20  # bytes, of JSON; a model may have as many as a bundle's member
+QUERIES = 2  # of the lake at a time, others wait: ingest needs a processor as well
 MAX_LABELS = 200  # asked for of an alarm: they give an accuracy to 2 or 3 points
 STATUS: dict[type[errors.SkerryError], int] = {
     errors.NotFoundError: 404,
@@ -97,6 +104,7 @@ class Services:
     operator: str  # bearer token
     drift: DriftFlow
     lake: Lake
+    upkeep: Upkeep
     labelled: Callable[[str, Mapping[str, float]], Awaitable[Labelled]]  # samples of a workload since a time each
     repository: Path
     token_seconds: float
@@ -174,6 +182,20 @@ class LabelsRequest:
     """POST /v1/alarms/ID/labels."""
 
     labels: tuple[Label, ...]
+
+
+@dataclass(frozen=True)
+class QueryRequest:
+    """POST /v1/lake/query."""
+
+    sql: str
+
+
+@dataclass(frozen=True)
+class MaintainRequest:
+    """POST /v1/lake/maintain."""
+
+    dry_run: bool = False
 
 
 @dataclass(frozen=True)
@@ -260,6 +282,10 @@ def create(services: Services) -> Starlette:
         Route("/v1/rollouts/{rollout:int}", api.rollout),
         Route("/v1/rollouts/{rollout:int}/halt", api.halt, methods=["POST"]),
         Route("/v1/telemetry", api.telemetry),
+        Route("/v1/lake", api.lake),
+        Route("/v1/lake/quarantine", api.quarantine),
+        Route("/v1/lake/query", api.query, methods=["POST"]),
+        Route("/v1/lake/maintain", api.maintain, methods=["POST"]),
         Route("/v1/alarms", api.rows(Alarm, Alarm.id)),
         Route("/v1/alarms/{alarm:int}", api.alarm),
         Route("/v1/alarms/{alarm:int}/labels", api.wanted_labels),
@@ -285,6 +311,7 @@ class _Api:
     def __init__(self, services: Services) -> None:
         self._s = services
         self._labelling = asyncio.Lock()  # one set of labels after the other
+        self._querying = asyncio.Semaphore(QUERIES)
 
     async def authority(self, _: Request) -> Response:
         return PlainTextResponse(self._s.authority)
@@ -423,6 +450,37 @@ class _Api:
         """Rows in the lake by device and table, when the newest arrived, and what could not be answered at once."""
         self._authorize(request)
         return JSONResponse(await asyncio.to_thread(summary, self._s.lake))
+
+    async def lake(self, request: Request) -> Response:
+        """The lake's tables."""
+        self._authorize(request)
+        return JSONResponse(await asyncio.to_thread(self._s.lake.tables))
+
+    async def quarantine(self, request: Request) -> Response:
+        self._authorize(request)
+        return JSONResponse(await asyncio.to_thread(quarantined, self._s.lake))
+
+    async def query(self, request: Request) -> Response:
+        """What a SELECT gives, as an Arrow IPC stream."""
+        asked = await self._asked(QueryRequest, request)
+        folder = tempfile.TemporaryDirectory(prefix="skerry-query-")
+        result = Path(folder.name) / "result.arrows"
+        try:
+            async with self._querying:
+                await asyncio.to_thread(query, self._s.lake, asked.sql, result)
+        except BaseException:
+            folder.cleanup()
+            raise
+        return FileResponse(result, media_type=ARROW, background=BackgroundTask(folder.cleanup))
+
+    async def maintain(self, request: Request) -> Response:
+        asked = await self._asked(MaintainRequest, request)
+
+        async def work(report: Report) -> dict[str, Any]:
+            done = await self._s.upkeep.run(asked.dry_run, "operator", report)
+            return {"tables": [asdict(table) for table in done]}
+
+        return self._long(work)
 
     async def alarm(self, request: Request) -> Response:
         """With its history, whom it was told, and what is known of the accuracy on its devices: before, now by labels,

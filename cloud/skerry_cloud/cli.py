@@ -50,6 +50,7 @@ device = typer.Typer(help="Announce devices, see what they run, take it off, rev
 rollout = typer.Typer(help="Bring a release to devices: a canary first, then the rest.", no_args_is_help=True)
 drift = typer.Typer(help="Alarms: which device's traffic changed, what in it, since when.", no_args_is_help=True)
 
+lake = typer.Typer(help="What telemetry became: SQL over it, its tables, its limits.", no_args_is_help=True)
 label = typer.Typer(help="Labels for what drifted: which to give, giving them, what they say.", no_args_is_help=True)
 
 retrain = typer.Typer(help="What the retraining policy does, and why it does not.", no_args_is_help=True)
@@ -58,6 +59,7 @@ OUT, BACK, LOOK = "Out: from data to devices", "Back: from devices to the next m
 app.add_typer(data, name="data", rich_help_panel=OUT)
 app.add_typer(model, name="model", rich_help_panel=OUT)
 
+SHOWN = 100  # rows of a query in a terminal
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 Reason = Annotated[str, typer.Option(help="Why; kept in the event.")]
 
@@ -614,6 +616,71 @@ def telemetry(context: typer.Context, as_json: Json = False) -> None:
         })  # fmt: skip
 
 
+@lake.command("query")
+def lake_query(
+    context: typer.Context,
+    sql: Annotated[str, typer.Argument(metavar="SQL", help="One SELECT, in DuckDB's SQL.")],
+    csv_file: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Save all rows as CSV.")] = None,
+    parquet: Annotated[Path | None, typer.Option(metavar="FILE", help="Save all rows as Parquet.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Ask the lake in SQL, read only, over hot and cold rows alike; `skerry lake tables` names its tables.
+
+    `DESCRIBE samples` names a table's columns. Bytes are base64 in CSV and JSON.
+
+    Example: skerry lake query "SELECT device, count(*) AS rows FROM windows GROUP BY device"
+    """
+    from skerry_cloud import results
+
+    with tempfile.TemporaryDirectory() as folder:
+        answer = Path(folder) / "answer.arrows"
+        _cloud(context).save(answer, "/lake/query", sql=sql)
+        for file, save in ((csv_file, results.to_csv), (parquet, results.to_parquet)):
+            if file:
+                _result(None, False, f"{save(answer, file)} rows are in {file}")
+        if not (csv_file or parquet):
+            rows, more = results.rows(answer, None if as_json else SHOWN)
+            _list(rows, as_json, {name: name for name in results.names(answer)})
+            if more:
+                console.print(f"[dim]and {more} more rows; --json, --csv or --parquet FILE gives all[/]")
+
+
+@lake.command("tables")
+def lake_tables(context: typer.Context, as_json: Json = False) -> None:
+    """The lake's tables: what is in them, since when, and which version of each there is."""
+    _list(_cloud(context).get("/lake"), as_json, {
+        "table": "table", "rows": "rows", "files": "files", "KB": lambda r: f"{r['bytes'] / 1024:.0f}",
+        "cold KB": lambda r: f"{r['cold_bytes'] / 1024:.0f}", "version": "version", "first": _when("first"),
+        "last": _when("last"),
+    })  # fmt: skip
+
+
+@lake.command("quarantine")
+def lake_quarantine(context: typer.Context, as_json: Json = False) -> None:
+    """Batches that devices sent and that fit no table: of whom, how many, why. They are kept as they came.
+
+    Example: skerry lake query "SELECT payload FROM quarantine WHERE device = 'pump-7'" --parquet bad.parquet
+    """
+    _list(_cloud(context).get("/lake/quarantine"), as_json, {
+        "device": "device", "table": "table", "batches": "batches", "bytes": "bytes", "first": _when("first"),
+        "last": _when("last"), "reason": "reason",
+    })  # fmt: skip
+
+
+@lake.command("maintain")
+def lake_maintain(
+    context: typer.Context,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Compact small files, move and delete rows as [lake] in skerry-cloud.toml says: now, not within the hour."""
+    done = _work(_cloud(context).work("/lake/maintain", dry_run=dry_run), as_json)["tables"]
+    _list(done, as_json, {
+        "table": "table", "files compacted": "compacted_files", "rows moved": "moved_rows",
+        "rows deleted": "deleted_rows", "files vacuumed": "vacuumed_files",
+    })  # fmt: skip
+
+
 @app.command(rich_help_panel=LOOK)
 def workloads(context: typer.Context, as_json: Json = False) -> None:
     """The workloads that this cloud knows: built in, by entry point, or by path in skerry-cloud.toml."""
@@ -673,8 +740,8 @@ def oip_check(
 
 
 for group, name, panel in (
-    (rollout, "rollout", OUT), (device, "device", OUT), (drift, "drift", BACK), (label, "label", BACK),
-    (retrain, "retrain", BACK), (run, "run", LOOK), (release, "release", LOOK),
+    (rollout, "rollout", OUT), (device, "device", OUT), (lake, "lake", BACK), (drift, "drift", BACK),
+    (label, "label", BACK), (retrain, "retrain", BACK), (run, "run", LOOK), (release, "release", LOOK),
 ):  # fmt: skip
     app.add_typer(group, name=name, rich_help_panel=panel)
 

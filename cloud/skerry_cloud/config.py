@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from skerry_shared.config import load_toml
 from skerry_shared.identity import check_name
+from skerry_shared.telemetry import TABLES
 
 FILE = "skerry-cloud.toml"
 
@@ -109,6 +110,29 @@ class Retrain:
 
 
 @dataclass(frozen=True)
+class Lake:
+    """How long telemetry stays, and where. Days count from when the cloud received it."""
+
+    cold: str = ""  # folder or URL to which old rows move, compressed harder; none: they stay
+    hot_days: float = 30.0  # until they move
+    keep_days: float = 0.0  # until they are deleted; 0 is never
+    keep: dict[str, float] = field(default_factory=dict)  # the same for single tables, as in samples = 90
+    vacuum_hours: float = 24.0  # for which files that were compacted, moved or deleted stay for who still reads them
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, which ``decode`` turns into a ConfigError."""
+        if self.hot_days <= 0 or min(self.keep_days, self.vacuum_hours, *self.keep.values(), 0) < 0:
+            raise ValueError("needs hot_days above 0, and nothing below 0")
+        for table in self.keep:
+            if table not in (*TABLES, "quarantine"):
+                raise ValueError(f"keep: no table {table!r}; known: {', '.join(TABLES)}, quarantine")
+
+    def cold_url(self, folder: Path) -> str:
+        """``cold``, a relative folder taken to be in ``folder``."""
+        return str(folder / self.cold) if self.cold and "://" not in self.cold else self.cold
+
+
+@dataclass(frozen=True)
 class Route:
     """Where alarms are told. A secret is in a file, never here: the webhook's key, the mail user's password, the
     Alertmanager's bearer token."""
@@ -174,6 +198,7 @@ class CloudConfig:
     compress: Compress = field(default_factory=Compress)
     rollouts: Rollouts = field(default_factory=Rollouts)
     drift: Drift = field(default_factory=Drift)
+    lake: Lake = field(default_factory=Lake)
     alarms: Alarms = field(default_factory=Alarms)
     retrain: Retrain = field(default_factory=Retrain)
 
@@ -232,6 +257,12 @@ wave_minutes = 60.0
 [drift]
 false_alarm_days = 30.0              # between two false alarms of the whole fleet, all tests together; at least
 tolerance = 0.01                     # share of the traffic that may be other than in the reference
+
+[lake]
+# cold = "cold"                      # folder or URL (s3://…) to which rows move after hot_days
+hot_days = 30.0
+keep_days = 0.0                      # until rows are deleted; 0: never
+# keep = {{ samples = 90.0 }}          # … of single tables
 
 [alarms]
 escalate_hours = 4.0                 # without `skerry drift ack`, until the routes of the next step are told

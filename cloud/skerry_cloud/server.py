@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +30,11 @@ from skerry_cloud.fleet.director import Director, Order, origin_of
 from skerry_cloud.fleet.enrolment import Addresses, Enrolment
 from skerry_cloud.fleet.links import Links
 from skerry_cloud.ingest.flow import Ingest
-from skerry_cloud.ingest.lake import Lake
+from skerry_cloud.ingest.lake import QUARANTINE, Lake
+from skerry_cloud.ingest.quarantine import Refusals
 from skerry_cloud.ingest.samples import Labelled, labelled
+from skerry_cloud.ingest.upkeep import Policy as Keeping
+from skerry_cloud.ingest.upkeep import Upkeep
 from skerry_cloud.keys import Keys
 from skerry_cloud.learning import Learning
 from skerry_cloud.notify.flow import Notifier
@@ -48,6 +53,8 @@ log = logging.getLogger(__name__)
 LOCK = ".lock"
 BEAT = 1.0  # seconds between two looks at rollouts and alarms when nothing happens; news are acted on at once
 RENEWAL = 3600.0  # seconds between two looks at the repository's expiry
+COMPACTION = 60.0  # seconds between two looks at the lake's small files: some hundred slow readers down
+UPKEEP = 60  # looks after which old rows move or go
 HTTP_GRACE = 2  # seconds for open answers when the server stops
 
 
@@ -79,7 +86,9 @@ class Cloud:
         self._keys = Keys(folder / setup.KEYS)
         keys.renew_own(self._keys, found.listen.hosts, time.time())
         self._repository = Repository(folder / setup.REPOSITORY, self._keys)
-        self._lake = Lake(folder / "lake")
+        self._lake = Lake(folder / "lake", found.lake.cold_url(folder))
+        self._upkeep = Upkeep(self._lake, _keeping(found), database)
+        self._refusals = Refusals(database)
         self._news = asyncio.Event()
         authority = self._keys.authority.certificate
         self._director = Director(
@@ -141,8 +150,10 @@ class Cloud:
 
     def _parts(self) -> list[Coroutine[Any, Any, None]]:
         if not self._config.retrain.enabled:
-            return [self._ingest.run(), self._direct(), self._notify(), self._renew()]
-        return [self._ingest.run(), self._direct(), self._notify(), self._renew(), self._retrain()]
+            return [self._ingest.run(), self._direct(), self._notify(), self._renew(), self._tend()]
+        return [
+            self._ingest.run(), self._direct(), self._notify(), self._renew(), self._tend(), self._retrain(),
+        ]  # fmt: skip
 
     async def _carry(self, stack: AsyncExitStack) -> None:
         listen, tls = self._config.listen, self._keys.tls
@@ -169,7 +180,8 @@ class Cloud:
         services = Services(
             store=self._store, learning=self._learning, director=self._director, enrolment=self._enrolment,
             authority=tls.authority.read_text(), operator=self._keys.operator,
-            drift=self._drift, lake=self._lake, labelled=self._labelled, repository=self._folder / setup.REPOSITORY,
+            drift=self._drift, lake=self._lake, upkeep=self._upkeep, labelled=self._labelled,
+            repository=self._folder / setup.REPOSITORY,
             token_seconds=self._config.devices.token_hours * 3600, background=self._background,
             verdicts=self._retrainer.verdicts,
         )  # fmt: skip
@@ -202,6 +214,8 @@ class Cloud:
             self._benchmarks.take(rows.to_pylist())
         elif table == "windows":
             await self._drift.take(rows)
+        elif table == QUARANTINE:
+            await self._refusals.take(rows)
         self._news.set()
 
     async def _direct(self) -> None:
@@ -225,6 +239,12 @@ class Cloud:
         while True:
             await _guarded(self._learning.renew(), "repository")
             await asyncio.sleep(RENEWAL)
+
+    async def _tend(self) -> None:
+        for look in itertools.count():
+            work = self._upkeep.compact() if look % UPKEEP else self._upkeep.run(False, "policy")
+            await _guarded(work, "the lake")
+            await asyncio.sleep(COMPACTION)
 
     async def _windows(self, filter: pc.Expression | None) -> pa.Table:
         return await asyncio.to_thread(self._lake.scan, "windows", None, filter)
@@ -304,6 +324,12 @@ def _policy(found: CloudConfig) -> Policy:
         every_days=retrain.every_days, new_labels=retrain.new_labels, approval=retrain.approval, hours=retrain.hours,
         budget_minutes=retrain.budget_minutes, budget_money=retrain.budget_money, price=retrain.price_per_minute,
     )  # fmt: skip
+
+
+def _keeping(found: CloudConfig) -> Keeping:
+    lake = found.lake
+    keep = {table: days or inf for table, days in lake.keep.items()}
+    return Keeping(lake.hot_days if lake.cold else inf, lake.keep_days or inf, keep, lake.vacuum_hours)
 
 
 async def _first(*parts: "asyncio.Future[Any]") -> None:
