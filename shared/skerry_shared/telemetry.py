@@ -15,7 +15,7 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-Table = Literal["windows", "samples", "labels", "events", "shadow", "load"]
+Table = Literal["windows", "samples", "labels", "events", "shadow", "load", "losses"]
 ColumnType = Literal["string", "int64", "float64", "binary", "list<int64>"]
 
 TABLES: dict[str, dict[str, ColumnType]] = {
@@ -82,7 +82,23 @@ TABLES: dict[str, dict[str, ColumnType]] = {
         "expired": "int64",  # … whose deadline passed before they began
         "refused": "int64",  # connections beyond the limit; no model is known of these
     },
+    # what the device could not keep, one row per class and reason whenever the count rose: the last one counts
+    "losses": {
+        "time": "float64",
+        "class": "string",  # one of CLASSES
+        "reason": "string",  # "bound": gave way, or found no room; "disk": it was full or broken
+        "batches": "int64",  # since the device was enrolled
+    },
 }
+
+# of tables, the most precious first: what a device sends first, and gives up last when it has no more room
+CLASSES: dict[str, tuple[Table, ...]] = {
+    "labels": ("labels",),
+    "health": ("events", "shadow", "losses"),
+    "samples": ("samples",),
+    "metrics": ("windows", "load"),
+}
+CLASS_OF: dict[str, str] = {table: name for name, tables in CLASSES.items() for table in tables}
 
 MAX_BATCH = 16 << 20  # bytes of an unpacked batch; a device flushes far earlier
 

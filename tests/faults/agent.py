@@ -10,7 +10,6 @@ from pathlib import Path
 from skerry_edge.adapters.transport_grpc import GrpcTransport
 from skerry_edge.observe.arrow import encode
 from skerry_edge.observe.outbox import Outbox
-from skerry_edge.observe.spool import Cursor, Spool
 from skerry_edge.observe.uplink import Limits, Uplink
 from skerry_shared.identity import load_key
 from skerry_shared.ports.carrier import TlsFiles
@@ -22,19 +21,13 @@ LIMITS = Limits(batches=8, silence=1.0, first_wait=0.05, longest_wait=0.2)
 
 async def main(folder: Path, first: int, count: int, address: str) -> None:
     files = TlsFiles(folder / "authority", folder / "certificate", folder / "key")
-    sealer = Sealer(
-        "north",
-        "a",
-        files.certificate.read_bytes(),
-        load_key(files.key.read_bytes()),
-        (folder / "ingest").read_bytes(),
-    )
-    outbox = Outbox(Spool(folder / "spool", 64 << 20), sealer)
+    keys = files.certificate.read_bytes(), load_key(files.key.read_bytes()), (folder / "ingest").read_bytes()
+    outbox = Outbox(folder / "spool", 64 << 20, lambda: Sealer("north", "a", *keys))
     uplink = asyncio.create_task(Uplink(outbox, [GrpcTransport(address, files)], lambda _: None, LIMITS).run())
     for number in range(first, first + count):
         await asyncio.to_thread(put, outbox, number)
         say(number)
-    while outbox.read(Cursor()) is not None:  # noqa: ASYNC110 (nothing says that the spool is empty)
+    while outbox.reader().next() is not None:  # noqa: ASYNC110 (nothing says that the spool is empty)
         await asyncio.sleep(0.02)
     uplink.cancel()
     say("empty")
