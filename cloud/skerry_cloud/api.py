@@ -14,42 +14,54 @@ import base64
 import contextlib
 import hmac
 import json
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from sqlalchemy import select
 from starlette.applications import Starlette
+from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from skerry_cloud import lineage, runs
+from skerry_cloud import accuracy, alarms, lineage, runs
+from skerry_cloud.drift.finding import Place
+from skerry_cloud.drift.flow import DriftFlow
 from skerry_cloud.fleet.director import Director, Order
 from skerry_cloud.fleet.enrolment import Enrolment, Renewal
 from skerry_cloud.fleet.enrolment import Request as EnrolRequest
 from skerry_cloud.ingest.lake import Lake
-from skerry_cloud.ingest.samples import Labelled, add_labels, confidences, summary, unlabelled
+from skerry_cloud.ingest.quarantine import quarantined
+from skerry_cloud.ingest.query import query
+from skerry_cloud.ingest.samples import Labelled, add_labels, summary, unlabelled
+from skerry_cloud.ingest.upkeep import Upkeep
 from skerry_cloud.job import Progress, Report
 from skerry_cloud.learning import Learning
 from skerry_cloud.release.repository import place
 from skerry_cloud.retrain.flow import ALPHA
-from skerry_cloud.retrain.harm import Accuracy, guessed, proven
+from skerry_cloud.retrain.harm import Accuracy, proven
+from skerry_cloud.retrain.policy import Verdict, month_began
 from skerry_cloud.specs import Wanted
 from skerry_cloud.store import (
     Alarm,
     Assignment,
+    Baseline,
     Bundle,
     Dataset,
+    Delivery,
     Device,
     Event,
     Installed,
+    Notice,
     Release,
+    Retraining,
     Rollout,
     Run,
     Store,
@@ -58,14 +70,15 @@ from skerry_cloud.store import (
 from skerry_shared import bundle, errors, wire
 from skerry_shared.config import decode
 from skerry_shared.release import Manifest
-from skerry_shared.sketch import CONFIDENCE
-from skerry_shared.states import Health
+from skerry_shared.states import AlarmEvent
 
 T = TypeVar("T")
 
 SUFFIXES = tuple(Path(name).suffix for name in runs.FILES.values())  # of models that can be imported
 
+ARROW = "application/vnd.apache.arrow.stream"
 MAX_BODY = 1 << 20  # bytes, of JSON; a model may have as many as a bundle's member
+QUERIES = 2  # of the lake at a time, others wait: ingest needs a processor as well
 MAX_LABELS = 200  # asked for of an alarm: they give an accuracy to 2 or 3 points
 STATUS: dict[type[errors.SkerryError], int] = {
     errors.NotFoundError: 404,
@@ -89,11 +102,14 @@ class Services:
     enrolment: Enrolment
     authority: str  # PEM
     operator: str  # bearer token
+    drift: DriftFlow
     lake: Lake
+    upkeep: Upkeep
     labelled: Callable[[str, Mapping[str, float]], Awaitable[Labelled]]  # samples of a workload since a time each
     repository: Path
     token_seconds: float
     background: "set[asyncio.Task[Any]]"  # long work under way
+    verdicts: Mapping[str, Verdict]  # of the retraining policy, on each workload that it looked at
 
 
 @dataclass(frozen=True)
@@ -169,6 +185,20 @@ class LabelsRequest:
 
 
 @dataclass(frozen=True)
+class QueryRequest:
+    """POST /v1/lake/query."""
+
+    sql: str
+
+
+@dataclass(frozen=True)
+class MaintainRequest:
+    """POST /v1/lake/maintain."""
+
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
 class DropRequest:
     """POST /v1/devices/NAME/drop."""
 
@@ -178,9 +208,47 @@ class DropRequest:
 
 @dataclass(frozen=True)
 class ReasonRequest:
-    """POST /v1/rollouts/ID/halt, /v1/alarms/ID/resolve."""
+    """POST /v1/rollouts/ID/halt, /v1/alarms/ID/resolve, /v1/baselines/ID/take-back."""
 
     reason: str = "by the operator"
+
+
+@dataclass(frozen=True)
+class AcknowledgeRequest:
+    """POST /v1/alarms/ID/acknowledge. No ``owner`` leaves it whose it is."""
+
+    owner: str = ""
+    reason: str = "by the operator"
+
+
+@dataclass(frozen=True)
+class RebaseRequest:
+    """POST /v1/baselines. Release 0 is the newest; ``name`` of a device or group."""
+
+    workload: str
+    hours: float
+    reason: str
+    level: Literal["device", "group", "fleet"] = "fleet"
+    name: str = ""
+    release: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, which ``decode`` turns into a UsageError."""
+        if self.hours <= 0 or not self.reason.strip() or (self.level == "fleet") != (self.name == ""):
+            raise ValueError("needs hours above 0, a reason, and a name unless it is about the fleet")
+
+
+@dataclass(frozen=True)
+class AssignRequest:
+    """POST /v1/alarms/ID/assign."""
+
+    owner: str
+    reason: str = "by the operator"
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, which ``decode`` turns into a UsageError."""
+        if not self.owner.strip():
+            raise ValueError("owner: name somebody")
 
 
 def create(services: Services) -> Starlette:
@@ -214,11 +282,22 @@ def create(services: Services) -> Starlette:
         Route("/v1/rollouts/{rollout:int}", api.rollout),
         Route("/v1/rollouts/{rollout:int}/halt", api.halt, methods=["POST"]),
         Route("/v1/telemetry", api.telemetry),
+        Route("/v1/lake", api.lake),
+        Route("/v1/lake/quarantine", api.quarantine),
+        Route("/v1/lake/query", api.query, methods=["POST"]),
+        Route("/v1/lake/maintain", api.maintain, methods=["POST"]),
         Route("/v1/alarms", api.rows(Alarm, Alarm.id)),
         Route("/v1/alarms/{alarm:int}", api.alarm),
         Route("/v1/alarms/{alarm:int}/labels", api.wanted_labels),
         Route("/v1/alarms/{alarm:int}/labels", api.add_labels, methods=["POST"]),
+        Route("/v1/alarms/{alarm:int}/acknowledge", api.acknowledge, methods=["POST"]),
+        Route("/v1/alarms/{alarm:int}/assign", api.assign, methods=["POST"]),
         Route("/v1/alarms/{alarm:int}/resolve", api.resolve, methods=["POST"]),
+        Route("/v1/baselines", api.rows(Baseline, Baseline.id)),
+        Route("/v1/baselines", api.rebase, methods=["POST"]),
+        Route("/v1/baselines/{baseline:int}/take-back", api.take_back, methods=["POST"]),
+        Route("/v1/retrainings", api.retrainings),
+        Route("/v1/costs", api.costs),
         Route("/v1/events", api.events),
         Mount("/repository", StaticFiles(directory=services.repository)),
     ]
@@ -232,6 +311,7 @@ class _Api:
     def __init__(self, services: Services) -> None:
         self._s = services
         self._labelling = asyncio.Lock()  # one set of labels after the other
+        self._querying = asyncio.Semaphore(QUERIES)
 
     async def authority(self, _: Request) -> Response:
         return PlainTextResponse(self._s.authority)
@@ -371,11 +451,55 @@ class _Api:
         self._authorize(request)
         return JSONResponse(await asyncio.to_thread(summary, self._s.lake))
 
+    async def lake(self, request: Request) -> Response:
+        """The lake's tables."""
+        self._authorize(request)
+        return JSONResponse(await asyncio.to_thread(self._s.lake.tables))
+
+    async def quarantine(self, request: Request) -> Response:
+        self._authorize(request)
+        return JSONResponse(await asyncio.to_thread(quarantined, self._s.lake))
+
+    async def query(self, request: Request) -> Response:
+        """What a SELECT gives, as an Arrow IPC stream."""
+        asked = await self._asked(QueryRequest, request)
+        folder = tempfile.TemporaryDirectory(prefix="skerry-query-")
+        result = Path(folder.name) / "result.arrows"
+        try:
+            async with self._querying:
+                await asyncio.to_thread(query, self._s.lake, asked.sql, result)
+        except BaseException:
+            folder.cleanup()
+            raise
+        return FileResponse(result, media_type=ARROW, background=BackgroundTask(folder.cleanup))
+
+    async def maintain(self, request: Request) -> Response:
+        asked = await self._asked(MaintainRequest, request)
+
+        async def work(report: Report) -> dict[str, Any]:
+            done = await self._s.upkeep.run(asked.dry_run, "operator", report)
+            return {"tables": [asdict(table) for table in done]}
+
+        return self._long(work)
+
     async def alarm(self, request: Request) -> Response:
-        """With what is known of the accuracy on its devices: before, now by labels, and a guess without."""
+        """With its history, whom it was told, and what is known of the accuracy on its devices: before, now by labels,
+        and a guess without."""
         self._authorize(request)
         alarm = await self._s.store.get(Alarm, request.path_params["alarm"])
-        return JSONResponse(plain(alarm) | {"accuracy": await self._accuracy(alarm)})
+        told = {"history": await self._history(alarm), "told": await self._told(alarm)}
+        return JSONResponse(plain(alarm) | told | {"accuracy": await self._accuracy(alarm)})
+
+    async def _history(self, alarm: Alarm) -> list[dict[str, Any]]:
+        mine = select(Event).where(Event.name == alarm.title, Event.kind.in_(["alarm", "health"]))
+        return [plain(event) for event in await self._s.store.all(mine.order_by(Event.id))]
+
+    async def _told(self, alarm: Alarm) -> list[dict[str, Any]]:
+        """Each delivery, and what of."""
+        notices = await self._s.store.all(select(Notice).where(Notice.alarm == alarm.id))
+        what = {notice.id: notice.what for notice in notices}
+        mine = select(Delivery).where(Delivery.notice.in_(what)).order_by(Delivery.notice, Delivery.route)
+        return [plain(one) | {"what": what[one.notice]} for one in await self._s.store.all(mine)]
 
     async def wanted_labels(self, request: Request) -> Response:
         """Up to ?count= samples of the alarm's devices since the alarm, at random, whose truth nobody told yet."""
@@ -407,16 +531,13 @@ class _Api:
         return JSONResponse({"labels": len(told)})
 
     async def _accuracy(self, alarm: Alarm) -> dict[str, Any]:
-        release = await self._s.store.get(Release, alarm.workload, alarm.release)
-        before = (await self._s.store.get(Run, release.run)).accuracy
         since = dict.fromkeys(alarm.devices, alarm.raised)
+        before, guess = await accuracy.estimate(
+            self._s.store, self._s.drift.normal, self._s.lake, alarm.workload, alarm.release, since
+        )
         samples = await self._s.labelled(alarm.workload, since)
         mine = samples.releases == alarm.release
         now = proven(samples.right[mine], samples.probabilities[mine], ALPHA)
-        channels = await self._s.learning.normal(alarm.devices[0], alarm.workload, alarm.release)
-        usual = next(channel for channel in channels if channel.name == CONFIDENCE)
-        tops = await asyncio.to_thread(confidences, self._s.lake, alarm.workload, alarm.release, since)
-        guess = guessed(before, usual, tops)
         return {"before": before, "now": _figures(now), "guess": _figures(guess)}
 
     async def _manifest(self, alarm: Alarm) -> Manifest:
@@ -426,18 +547,67 @@ class _Api:
             raise errors.NotFoundError(f"release: no {alarm.workload}/{alarm.release}")
         return wire.from_json(Manifest, bundle.manifest)
 
+    async def acknowledge(self, request: Request) -> Response:
+        asked, now = await self._asked(AcknowledgeRequest, request), time.time()
+        async with self._s.store.begin() as session:
+            alarm = await alarms.get(session, request.path_params["alarm"])
+            if owner := asked.owner.strip():
+                alarms.assign(session, alarm, owner, asked.reason, "operator", now)
+            alarms.move(session, alarm, AlarmEvent.ACKNOWLEDGED, asked.reason, "operator", now)
+        return JSONResponse(plain(alarm))
+
     async def resolve(self, request: Request) -> Response:
         asked = await self._asked(ReasonRequest, request)
         async with self._s.store.begin() as session:
-            alarm = await session.get(Alarm, request.path_params["alarm"])
-            if not alarm:
-                raise errors.NotFoundError(f"alarm: no {request.path_params['alarm']}")
-            if alarm.state == "resolved":
-                raise errors.StateError(f"alarm: {alarm.id} is resolved already")
-            session.add(Event(time=time.time(), kind="alarm", name=alarm.title, before=alarm.state, after="resolved",
-                              reason=asked.reason, actor="operator"))  # fmt: skip
-            alarm.state, alarm.health = "resolved", Health.OK.value
+            alarm = await alarms.get(session, request.path_params["alarm"])
+            alarms.move(session, alarm, AlarmEvent.RESOLVED, asked.reason, "operator", time.time())
         return JSONResponse(plain(alarm))
+
+    async def assign(self, request: Request) -> Response:
+        asked = await self._asked(AssignRequest, request)
+        async with self._s.store.begin() as session:
+            alarm = await alarms.get(session, request.path_params["alarm"])
+            alarms.assign(session, alarm, asked.owner.strip(), asked.reason, "operator", time.time())
+        return JSONResponse(plain(alarm))
+
+    async def rebase(self, request: Request) -> Response:
+        asked, now = await self._asked(RebaseRequest, request), time.time()
+        place = Place(asked.level, asked.name, asked.workload, asked.release or await self._newest(asked.workload))
+        row = await self._s.drift.rebase(place, now - asked.hours * 3600, asked.reason, "operator", now)
+        return JSONResponse(plain(row))
+
+    async def take_back(self, request: Request) -> Response:
+        asked = await self._asked(ReasonRequest, request)
+        number = request.path_params["baseline"]
+        return JSONResponse(plain(await self._s.drift.take_back(number, asked.reason, "operator", time.time())))
+
+    async def _newest(self, workload: str) -> int:
+        mine = select(Release).where(Release.workload == workload).order_by(Release.number.desc())
+        if found := await self._s.store.first(mine):
+            return found.number
+        raise errors.NotFoundError(f"release: none of {workload!r}")
+
+    async def retrainings(self, request: Request) -> Response:
+        """What was begun, with its cost, and why nothing more is now."""
+        self._authorize(request)
+        begun = await self._s.store.all(select(Retraining).order_by(Retraining.id))
+        runs = await self._s.store.all(select(Run).where(Run.id.in_({row.run for row in begun})))
+        cost = {run.id: {"seconds": run.seconds, "cost": run.cost} for run in runs}
+        rows = [plain(row) | cost.get(row.run, {"seconds": 0.0, "cost": 0.0}) for row in begun]
+        verdicts = [{"workload": name, **asdict(verdict)} for name, verdict in sorted(self._s.verdicts.items())]
+        return JSONResponse({"retrainings": rows, "verdicts": verdicts})
+
+    async def costs(self, request: Request) -> Response:
+        """Of all runs, by calendar month in which they were made and by workload."""
+        self._authorize(request)
+        found = defaultdict[tuple[float, str], list[Run]](list)
+        for run in await self._s.store.all(select(Run).order_by(Run.created)):
+            found[month_began(run.created), run.workload].append(run)
+        return JSONResponse([
+            {"month": month, "workload": workload, "runs": len(of), "seconds": sum(run.seconds for run in of),
+             "cost": sum(run.cost for run in of)}
+            for (month, workload), of in found.items()
+        ])  # fmt: skip
 
     async def events(self, request: Request) -> Response:
         """Events after ?after=ID; with ?follow=1 one a line as they happen."""

@@ -57,6 +57,13 @@ class CloudClient:
         finally:
             response.release_conn()
 
+    def save(self, file: Path, path: str, **body: Any) -> None:
+        """The answer to a request with this body as ``file``."""
+        response = self._open("POST", path, json=body)
+        with file.open("wb") as content:
+            for chunk in self._chunks(response):
+                content.write(chunk)
+
     def delete(self, path: str) -> Any:
         """The answer to a deletion."""
         return self._document("DELETE", path, None)
@@ -102,10 +109,13 @@ class CloudClient:
 
     def _lines(self, response: urllib3.BaseHTTPResponse) -> Iterator[dict[str, Any]]:
         rest = b""
+        for chunk in self._chunks(response):
+            *whole, rest = (rest + chunk).split(b"\n")
+            yield from map(json.loads, whole)
+
+    def _chunks(self, response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
         try:
-            for chunk in response.stream(65536):
-                *whole, rest = (rest + chunk).split(b"\n")
-                yield from map(json.loads, whole)
+            yield from response.stream(65536)
         except urllib3.exceptions.HTTPError as error:
             raise errors.LinkError(f"the cloud's answer broke off: {error}") from None
         finally:

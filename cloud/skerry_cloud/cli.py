@@ -50,12 +50,16 @@ device = typer.Typer(help="Announce devices, see what they run, take it off, rev
 rollout = typer.Typer(help="Bring a release to devices: a canary first, then the rest.", no_args_is_help=True)
 drift = typer.Typer(help="Alarms: which device's traffic changed, what in it, since when.", no_args_is_help=True)
 
+lake = typer.Typer(help="What telemetry became: SQL over it, its tables, its limits.", no_args_is_help=True)
 label = typer.Typer(help="Labels for what drifted: which to give, giving them, what they say.", no_args_is_help=True)
+
+retrain = typer.Typer(help="What the retraining policy does, and why it does not.", no_args_is_help=True)
 
 OUT, BACK, LOOK = "Out: from data to devices", "Back: from devices to the next model", "Look"
 app.add_typer(data, name="data", rich_help_panel=OUT)
 app.add_typer(model, name="model", rich_help_panel=OUT)
 
+SHOWN = 100  # rows of a query in a terminal
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 Reason = Annotated[str, typer.Option(help="Why; kept in the event.")]
 
@@ -143,6 +147,9 @@ def compress(
     max_latency: Annotated[float | None, typer.Option(help="Milliseconds that an answer may take.")] = None,
     minutes: Annotated[float, typer.Option(help="Time to search; 0 makes the plain variant, without a search.")] = 0,
     recipe: Annotated[list[str] | None, typer.Option(help="Try this in place of the usual; may be repeated.")] = None,
+    device_minutes: Annotated[
+        float, typer.Option(help="Time that idle devices get to measure what passed; 0: measure here only.")
+    ] = 5,
     picture: Annotated[Path | None, typer.Option(help="Draw what was tried to this PNG file.")] = None,
     report: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Save the report, good or bad.")] = None,
     as_json: Json = False,
@@ -152,12 +159,15 @@ def compress(
     Without --minutes: INT8 or float, as the profile wants. With: smaller networks that learn from the trained one,
     pruned ones, and several ways to quantise. Stopped midway, the same command goes on from there.
 
+    Where a device of a profile is linked and idle, it measures what passed, and its latencies decide. It serves on.
+
     Example: skerry compress 1 --profile generic-x86-64 --max-drop 0.5 --minutes 30 --picture front.png
 
     Example: skerry compress 1 --profile coral-dev-board --recipe "prune(keep=0.5) + tune(epochs=4) + onnx + slim"
     """
     wanted = {"profiles": profile, "max_drop": max_drop, "max_latency_ms": max_latency, "minutes": minutes,
-              "max_bytes": None if max_size is None else int(max_size * 1024), "recipes": recipe or []}  # fmt: skip
+              "max_bytes": None if max_size is None else int(max_size * 1024), "recipes": recipe or [],
+              "device_minutes": device_minutes}  # fmt: skip
     cloud = _cloud(context)
     try:
         done = _work(cloud.work(f"/runs/{run}/variants", **wanted), as_json)
@@ -188,10 +198,11 @@ def publish(context: typer.Context, run: int, reason: Reason = "by the operator"
 
 @run.command("list")
 def run_list(context: typer.Context, as_json: Json = False) -> None:
-    """All training runs."""
+    """All training runs, with the minutes that they took and what these cost."""
     _list(_cloud(context).get("/runs"), as_json, {
         "run": "id", "workload": "workload", "dataset": "dataset", "parent": "parent", "state": "state",
-        "accuracy": lambda r: f"{r['accuracy']:.2%}", "created": _when("created"), "reason": "reason",
+        "accuracy": lambda r: f"{r['accuracy']:.2%}", "minutes": _minutes, "cost": _cost, "created": _when("created"),
+        "reason": "reason",
     })  # fmt: skip
 
 
@@ -378,17 +389,19 @@ def drift_list(context: typer.Context, as_json: Json = False) -> None:
     """All alarms."""
     _list(_cloud(context).get("/alarms"), as_json, {
         "alarm": "id", "where": _alarm_place, "release": lambda r: f"{r['workload']}/{r['release']}", "kind": "kind",
-        "state": "state", "health": "health", "since": _when("since"), "raised": _when("raised"), "what": "summary",
+        "state": "state", "health": "health", "owner": "owner", "since": _when("since"), "raised": _when("raised"),
+        "what": "summary",
     })  # fmt: skip
 
 
 @drift.command("show")
 def drift_show(context: typer.Context, number: int, as_json: Json = False) -> None:
-    """An alarm, with the channels that drifted and how strong the evidence is."""
+    """An alarm: the channels that drifted, how strong the evidence is, what was done about it, and who was told."""
     found = _cloud(context).get(f"/alarms/{number}")
     if as_json:
         return _show(found, True)
     console.print(f"alarm {number} on [bold]{_alarm_place(found)}[/], {found['state']}: {escape(found['summary'])}")
+    console.print(f"  owner: {escape(found['owner'] or 'nobody')}")
     if found["level"] != "device":
         console.print(f"  devices: {', '.join(found['devices'])}")
     strongest = max((c["evidence"] for c in found["detail"]["channels"]), default=1.0)
@@ -400,16 +413,90 @@ def drift_show(context: typer.Context, number: int, as_json: Json = False) -> No
             f"{escape(channel['now'])}, usually {escape(channel['usual'])}"
         )
     _print_accuracy(found["accuracy"])
+    for event in found["history"]:
+        console.print(f"  {escape(event_line(event))}", highlight=False)
+    for one in found["told"]:
+        why = f": {one['error']}" if one["error"] else ""
+        console.print(f"  {one['what']}, by route {one['route']}: {one['state']}{escape(why)}")
     return None
+
+
+@drift.command("ack")
+def drift_ack(
+    context: typer.Context,
+    number: int,
+    owner: Annotated[str, typer.Option(help="Who looks into it; else its owner stays.")] = "",
+    reason: Reason = "by the operator",
+    as_json: Json = False,
+) -> None:
+    """Say that somebody looks into an alarm: it escalates no further.
+
+    Example: skerry drift ack 3 --owner ada@example.org --reason "on my way to the camera"
+    """
+    done = _cloud(context).post(f"/alarms/{number}/acknowledge", owner=owner, reason=reason)
+    _result(done, as_json, f"alarm {number} is acknowledged; {done['owner'] or 'nobody'} owns it")
+
+
+@drift.command("assign")
+def drift_assign(
+    context: typer.Context, number: int, owner: str, reason: Reason = "by the operator", as_json: Json = False
+) -> None:
+    """Give an alarm to another owner: a name, or an address that mails reach."""
+    done = _cloud(context).post(f"/alarms/{number}/assign", owner=owner, reason=reason)
+    _result(done, as_json, f"alarm {number} is {done['owner']}'s")
 
 
 @drift.command("resolve")
 def drift_resolve(
     context: typer.Context, number: int, reason: Reason = "by the operator", as_json: Json = False
 ) -> None:
-    """Close an alarm."""
+    """Close an alarm: its place is judged anew from now on."""
     done = _cloud(context).post(f"/alarms/{number}/resolve", reason=reason)
     _result(done, as_json, f"alarm {number} is resolved")
+
+
+@drift.command("rebase")
+def drift_rebase(
+    context: typer.Context,
+    workload: str,
+    reason: Annotated[str, typer.Option(help="Why this is normal now; kept in the event and the lineage.")],
+    device: Annotated[str, typer.Option(help="Only on this device.")] = "",
+    group: Annotated[str, typer.Option(help="Only in this group.")] = "",
+    hours: Annotated[float, typer.Option(help="What was sent in the last hours, which you have reviewed.")] = 24.0,
+    release: Annotated[int, typer.Option(help="0 is the newest.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """After a change that is meant to stay: what devices sent lately becomes what their traffic is compared with.
+
+    Alarms of that place are resolved. `skerry drift unbase` takes it back. The next release has a reference of its own.
+
+    Example: skerry drift rebase fashion --device edge-1 --hours 6 --reason "new lamp, pictures looked at"
+    """
+    if device and group:
+        raise UsageError("rebase: name a device or a group, or neither for the whole fleet")
+    level = "device" if device else "group" if group else "fleet"
+    done = _cloud(context).post("/baselines", workload=workload, level=level, name=device or group, hours=hours,
+                                reason=reason, release=release)  # fmt: skip
+    where = f"{_alarm_place(done)}: {workload}/{done['release']}"
+    _result(done, as_json, f"baseline {done['id']} is in force on {where}; back: skerry drift unbase {done['id']}")
+
+
+@drift.command("unbase")
+def drift_unbase(
+    context: typer.Context, number: int, reason: Reason = "by the operator", as_json: Json = False
+) -> None:
+    """Take a baseline back: traffic is compared with what was normal before."""
+    done = _cloud(context).post(f"/baselines/{number}/take-back", reason=reason)
+    _result(done, as_json, f"baseline {number} is {done['state']}")
+
+
+@drift.command("baselines")
+def drift_baselines(context: typer.Context, as_json: Json = False) -> None:
+    """What was put in the place of a release's own reference, and taken back."""
+    _list(_cloud(context).get("/baselines"), as_json, {
+        "baseline": "id", "where": _alarm_place, "release": lambda r: f"{r['workload']}/{r['release']}",
+        "state": "state", "since": _when("since"), "created": _when("created"), "reason": "reason",
+    })  # fmt: skip
 
 
 @label.command("next")
@@ -470,6 +557,36 @@ def label_list(context: typer.Context, alarm: int, as_json: Json = False) -> Non
     return None
 
 
+@retrain.command("list")
+def retrain_list(context: typer.Context, as_json: Json = False) -> None:
+    """What the policy began, why, how it ended, and what it cost."""
+    _list(_cloud(context).get("/retrainings")["retrainings"], as_json, {
+        "retraining": "id", "champion": lambda r: f"{r['workload']}/{r['champion']}", "state": "state", "run": "run",
+        "release": lambda r: r["published"] or "", "minutes": _minutes, "cost": _cost, "began": _when("began"),
+        "reason": "reason",
+    })  # fmt: skip
+
+
+@retrain.command("why")
+def retrain_why(context: typer.Context, as_json: Json = False) -> None:
+    """What the policy in skerry-cloud.toml said of each workload when it last looked: why it retrains, or waits.
+
+    A workload that gave it no reason to look is not here.
+    """
+    _list(_cloud(context).get("/retrainings")["verdicts"], as_json, {
+        "workload": "workload", "retrains": lambda r: "yes" if r["retrain"] else "no", "why": "reason",
+    })  # fmt: skip
+
+
+@app.command(rich_help_panel=LOOK)
+def cost(context: typer.Context, as_json: Json = False) -> None:
+    """Minutes and money by month and workload; `[retrain] price_per_minute` says what a minute costs."""
+    _list(_cloud(context).get("/costs"), as_json, {
+        "month": lambda r: _time(r["month"])[:7], "workload": "workload", "runs": "runs", "minutes": _minutes,
+        "cost": _cost,
+    })  # fmt: skip
+
+
 @app.command(rich_help_panel=LOOK)
 def events(
     context: typer.Context,
@@ -488,7 +605,7 @@ def events(
 def telemetry(context: typer.Context, as_json: Json = False) -> None:
     """What came home: rows in the lake for each device, and requests that could not be answered at once."""
     found = _cloud(context).get("/telemetry")
-    counts = {name: name for name in ("windows", "samples", "labels", "events", "shadow", "load")}
+    counts = {name: name for name in ("windows", "samples", "labels", "events", "shadow", "load", "measured")}
     _list(found, as_json, {"device": "device", **counts, "newest": _when("newest")})
     overload = [{"device": row["device"], **one} for row in found for one in row["overload"]]
     if overload and not as_json:
@@ -497,6 +614,71 @@ def telemetry(context: typer.Context, as_json: Json = False) -> None:
             "device": "device", "model": lambda r: f"{r['workload']}/{r['release']}" if r["workload"] else "all",
             **{name: name for name in ("waited", "shared", "shed", "expired", "refused")}, "until": _when("until"),
         })  # fmt: skip
+
+
+@lake.command("query")
+def lake_query(
+    context: typer.Context,
+    sql: Annotated[str, typer.Argument(metavar="SQL", help="One SELECT, in DuckDB's SQL.")],
+    csv_file: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Save all rows as CSV.")] = None,
+    parquet: Annotated[Path | None, typer.Option(metavar="FILE", help="Save all rows as Parquet.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Ask the lake in SQL, read only, over hot and cold rows alike; `skerry lake tables` names its tables.
+
+    `DESCRIBE samples` names a table's columns. Bytes are base64 in CSV and JSON.
+
+    Example: skerry lake query "SELECT device, count(*) AS rows FROM windows GROUP BY device"
+    """
+    from skerry_cloud import results
+
+    with tempfile.TemporaryDirectory() as folder:
+        answer = Path(folder) / "answer.arrows"
+        _cloud(context).save(answer, "/lake/query", sql=sql)
+        for file, save in ((csv_file, results.to_csv), (parquet, results.to_parquet)):
+            if file:
+                _result(None, False, f"{save(answer, file)} rows are in {file}")
+        if not (csv_file or parquet):
+            rows, more = results.rows(answer, None if as_json else SHOWN)
+            _list(rows, as_json, {name: name for name in results.names(answer)})
+            if more:
+                console.print(f"[dim]and {more} more rows; --json, --csv or --parquet FILE gives all[/]")
+
+
+@lake.command("tables")
+def lake_tables(context: typer.Context, as_json: Json = False) -> None:
+    """The lake's tables: what is in them, since when, and which version of each there is."""
+    _list(_cloud(context).get("/lake"), as_json, {
+        "table": "table", "rows": "rows", "files": "files", "KB": lambda r: f"{r['bytes'] / 1024:.0f}",
+        "cold KB": lambda r: f"{r['cold_bytes'] / 1024:.0f}", "version": "version", "first": _when("first"),
+        "last": _when("last"),
+    })  # fmt: skip
+
+
+@lake.command("quarantine")
+def lake_quarantine(context: typer.Context, as_json: Json = False) -> None:
+    """Batches that devices sent and that fit no table: of whom, how many, why. They are kept as they came.
+
+    Example: skerry lake query "SELECT payload FROM quarantine WHERE device = 'pump-7'" --parquet bad.parquet
+    """
+    _list(_cloud(context).get("/lake/quarantine"), as_json, {
+        "device": "device", "table": "table", "batches": "batches", "bytes": "bytes", "first": _when("first"),
+        "last": _when("last"), "reason": "reason",
+    })  # fmt: skip
+
+
+@lake.command("maintain")
+def lake_maintain(
+    context: typer.Context,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Compact small files, move and delete rows as [lake] in skerry-cloud.toml says: now, not within the hour."""
+    done = _work(_cloud(context).work("/lake/maintain", dry_run=dry_run), as_json)["tables"]
+    _list(done, as_json, {
+        "table": "table", "files compacted": "compacted_files", "rows moved": "moved_rows",
+        "rows deleted": "deleted_rows", "files vacuumed": "vacuumed_files",
+    })  # fmt: skip
 
 
 @app.command(rich_help_panel=LOOK)
@@ -558,8 +740,8 @@ def oip_check(
 
 
 for group, name, panel in (
-    (rollout, "rollout", OUT), (device, "device", OUT), (drift, "drift", BACK), (label, "label", BACK),
-    (run, "run", LOOK), (release, "release", LOOK),
+    (rollout, "rollout", OUT), (device, "device", OUT), (lake, "lake", BACK), (drift, "drift", BACK),
+    (label, "label", BACK), (retrain, "retrain", BACK), (run, "run", LOOK), (release, "release", LOOK),
 ):  # fmt: skip
     app.add_typer(group, name=name, rich_help_panel=panel)
 
@@ -743,6 +925,14 @@ def _release_name(name: str) -> tuple[str, int]:
     if not (number.isascii() and number.isdigit()):
         raise UsageError(f"release: {name!r} is not WORKLOAD/NUMBER, as in fashion/1")
     return workload, int(number)
+
+
+def _minutes(row: dict[str, Any]) -> str:
+    return f"{row['seconds'] / 60:.1f}"
+
+
+def _cost(row: dict[str, Any]) -> str:
+    return f"{row['cost']:.2f}"
 
 
 def _when(key: str) -> Callable[[dict[str, Any]], str]:

@@ -2,7 +2,8 @@
 
 Processes are forked from one that has loaded what jobs load (torch, its compiler, the exporter: some ten seconds of a
 core) and nothing else: no keys, no database, no thread of the server's. It costs memory once, some 0.5 GB. A job whose
-server has died ends at its next report. What it leaves looks unfinished, and the next job starts afresh.
+server has died ends at its next report. What it leaves looks unfinished: the next job starts afresh, or goes on from
+what it kept (training after each epoch, a search after each trial).
 """
 
 import asyncio
@@ -18,11 +19,15 @@ from skerry_shared import errors
 
 LOADED = (
     "skerry_cloud.train.ingest", "skerry_cloud.train.job", "skerry_cloud.train.adopt", "skerry_cloud.compress.job",
-    "skerry_cloud.evaluate.job", "onnxscript", "sklearn.datasets", "torch._dynamo",
+    "skerry_cloud.compress.settle", "skerry_cloud.evaluate.job", "onnxscript", "sklearn.datasets", "torch._dynamo",
 )  # fmt: skip
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(list(LOADED))
+
+
+class KilledError(errors.SkerryError):
+    """A job was killed, by a signal: the machine wanted its memory, or a person its cores."""
 
 
 def warm_up() -> None:
@@ -50,6 +55,8 @@ async def run(module: str, spec: Any, folder: Path, report: Report) -> None:
         heard.close()
     if failure:
         raise _error(failure)
+    if process.exitcode and process.exitcode < 0:
+        raise KilledError(f"{module} ended with status {process.exitcode}, see {log}")
     if process.exitcode:
         raise errors.SkerryError(f"{module} ended with status {process.exitcode}, see {log}")
 

@@ -4,10 +4,13 @@ The operator (through the API) and the retraining policy take the same steps. On
 """
 
 import asyncio
+import contextlib
 import dataclasses
+import logging
 import shutil
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,36 +21,55 @@ from sqlalchemy import select
 from skerry_cloud import datasets, launch, passes, runs
 from skerry_cloud.compress import study
 from skerry_cloud.evaluate.compare import Verdict
-from skerry_cloud.job import Report
+from skerry_cloud.job import Progress, Report
+from skerry_cloud.ondevice import Benchmarks, Devices, Subject
 from skerry_cloud.release.package import package
 from skerry_cloud.release.repository import Repository
-from skerry_cloud.specs import AdoptSpec, CompareSpec, CompressSpec, IngestSpec, TrainSpec, Wanted
+from skerry_cloud.specs import AdoptSpec, CompareSpec, CompressSpec, IngestSpec, SettleSpec, TrainSpec, Wanted
 from skerry_cloud.store import Base, Bundle, Dataset, Device, Event, Release, Run, Store
 from skerry_shared import bundle, identity, plugins, profiles, wire
 from skerry_shared.errors import NotFoundError, SkerryError, StateError, UsageError
 from skerry_shared.release import Channel, Kind, Lineage
 
+log = logging.getLogger(__name__)
+
+KILLS = 2  # of a training job that are survived
 PROFILES = "profiles"  # a run's file that says which profiles it was compressed for, one a line
 
 
 class Learning:
     """The steps. ``paths`` are the workloads of skerry-cloud.toml, ``code`` the revision that lineage names."""
 
-    def __init__(self, store: Store, folder: Path, paths: Mapping[str, str], repository: Repository, code: str) -> None:
-        """``folder`` is the cloud's own: datasets/ and runs/ are below it."""
+    def __init__(
+        self, store: Store, folder: Path, paths: Mapping[str, str], repository: Repository, code: str,
+        benchmarks: Benchmarks, price: float = 0.0, ray: str = "",
+    ) -> None:  # fmt: skip
+        """``folder`` is the cloud's own: datasets/ and runs/ are below it; ``price`` of a minute of a heavy step.
+
+        ``ray`` as in ``CompressSpec``.
+        """
         self._store, self._folder, self._paths, self._repository = store, folder, paths, repository
         self._code, self._heavy, self._publishing = code, asyncio.Lock(), asyncio.Lock()
+        self._ray, self._price, self._fits = ray, price, defaultdict[int, asyncio.Lock](asyncio.Lock)
+        self._devices = Devices(repository, self._publishing, benchmarks)
 
     def workloads(self) -> list[str]:
         """Names of all workloads that can be learned here."""
         return sorted({*plugins.names("skerry.workloads"), *self._paths})
 
     async def recover(self) -> None:
-        """Runs that the cloud's end interrupted: what was trained still is, what was not has failed."""
-        interrupted = select(Run).where(Run.state.in_(["queued", "training", "importing", "compressing"]))
+        """Runs that the cloud's end interrupted: what was trained still is, training is to go on, see ``resume``."""
+        interrupted = select(Run).where(Run.state.in_(["training", "importing", "compressing"]))
         for run in await self._store.all(interrupted):
-            after = "trained" if run.state == "compressing" else "failed"
+            after = {"compressing": "trained", "training": "queued", "importing": "failed"}[run.state]
             await self._move(run, after, "the cloud stopped meanwhile", "cloud")
+        await self._devices.recover()
+
+    async def resume(self) -> None:
+        """Go on with what is queued; a run that fails does not keep the next one from it."""
+        for run in await self._store.all(select(Run).where(Run.state == "queued").order_by(Run.id)):
+            with contextlib.suppress(SkerryError):  # it is an event
+                await self.fit(run.id, "cloud", _unheard)
 
     async def ingest(
         self, workload: str, actor: str, report: Report, samples: Path | None = None, parent: int = 0
@@ -72,22 +94,53 @@ class Learning:
 
     async def train(self, workload: str, dataset: int, parent: int, epochs: int, actor: str, report: Report) -> Run:
         """A run on a dataset version (0: the newest), warm from release ``parent`` unless that is 0."""
+        run = await self.enqueue(workload, dataset, parent, epochs)
+        return await self.fit(run.id, actor, report)
+
+    async def enqueue(self, workload: str, dataset: int, parent: int, epochs: int) -> Run:
+        """A run that is still to be trained, see ``train``."""
         number = (await self._dataset(workload, dataset)).number
-        origin = await self._store.get(Release, workload, parent) if parent else None
+        if parent:
+            await self._store.get(Release, workload, parent)
         run = Run(
-            workload=workload, dataset=number, parent=parent, code=self._code, state="queued", created=time.time()
-        )
+            workload=workload, dataset=number, parent=parent, code=self._code, state="queued", created=time.time(),
+            epochs=epochs,
+        )  # fmt: skip
         await self._record(run)
         self.run_folder(run.id).mkdir(parents=True)
-        await self._move(run, "training", f"on {workload}@{number}", actor)
+        return run
+
+    async def fit(self, number: int, actor: str, report: Report) -> Run:
+        """Train a queued run, from its last epoch if it was interrupted; whoever else asks for it waits for the same.
+
+        Raises what kept it from its end, StateError if that was before.
+        """
+        async with self._fits[number]:
+            run = await self._store.get(Run, number)
+            if run.state == "failed":
+                raise StateError(f"run: {number} failed: {run.reason}")
+            return await self._fit(run, actor, report) if run.state == "queued" else run
+
+    async def _fit(self, run: Run, actor: str, report: Report) -> Run:
+        origin = await self._store.get(Release, run.workload, run.parent) if run.parent else None
+        await self._move(run, "training", f"on {run.workload}@{run.dataset}", actor)
         spec = TrainSpec(
-            workload=self._known(workload), folder=self._folder, datasets=self._data(workload), dataset=number,
-            run=self.run_folder(run.id), parent=self.run_folder(origin.run) if origin else None,
-            epochs=epochs or None,
+            workload=self._known(run.workload), folder=self._folder, datasets=self._data(run.workload),
+            dataset=run.dataset, run=self.run_folder(run.id), parent=self.run_folder(origin.run) if origin else None,
+            epochs=run.epochs or None,
         )  # fmt: skip
         async with self._step(run, actor):
-            await launch.run("skerry_cloud.train.job", spec, self.run_folder(run.id), report)
+            await self._survive(spec, run.id, report)
         return await self._trained(run, actor)
+
+    async def _survive(self, spec: TrainSpec, number: int, report: Report) -> None:
+        """Train; where the job is killed, it goes on from its last epoch, a few times."""
+        for attempt in range(1, KILLS + 1):
+            try:
+                return await launch.run("skerry_cloud.train.job", spec, self.run_folder(number), report)
+            except launch.KilledError as error:
+                log.warning("run %d, attempt %d: %s", number, attempt, error)
+        return await launch.run("skerry_cloud.train.job", spec, self.run_folder(number), report)
 
     async def adopt(self, workload: str, dataset: int, file: Path, scores: str, actor: str, report: Report) -> Run:
         """A run of a model that was made elsewhere; ``file`` is moved into its folder. See ``train.adopt``."""
@@ -113,6 +166,7 @@ class Learning:
     async def compress(self, number: int, wanted: Wanted, actor: str, report: Report) -> dict[str, Any]:
         """One checked variant for every kind of device among the profiles. Raises GateError where none is good enough.
 
+        Idle devices of these profiles, where there are any, measure the finalists and so have the last word.
         Asked again after an interruption, a search goes on from where it was.
         """
         run = await self._store.get(Run, number)
@@ -128,12 +182,18 @@ class Learning:
         for recipe in wanted.recipes:
             passes.parse(recipe)
         await self._move(run, "compressing", ", ".join(wanted.profiles), actor)
+        devices = await self._devices.idle(wanted.profiles) if wanted.device_minutes else {}
         spec = CompressSpec(
             workload=self._known(run.workload), folder=self._folder, datasets=self._data(run.workload),
-            dataset=run.dataset, run=self.run_folder(number), wanted=wanted,
+            dataset=run.dataset, run=self.run_folder(number), wanted=wanted, asked=tuple(devices), ray=self._ray,
         )  # fmt: skip
         async with self._step(run, actor, back="trained"):
-            await launch.run("skerry_cloud.compress.job", spec, self.run_folder(number), report)
+            await launch.run("skerry_cloud.compress.job", spec, spec.run, report)
+        if devices:
+            subject = Subject(spec.run, run.workload, await self._lineage(run))
+            answers = await self._devices.ask(subject, devices, wanted.device_minutes * 60, report)
+            async with self._step(run, actor, back="trained"):
+                await launch.run("skerry_cloud.compress.settle", SettleSpec(spec.run, answers), spec.run, report)
         variants = self._variants(number, wanted.profiles)
         (self.run_folder(number) / PROFILES).write_text("\n".join(wanted.profiles))
         figures = (f"{Kind(**v['kind']).name} {v['accuracy']:.4f}, {v['model_bytes'] // 1024} KB" for v in variants)
@@ -153,7 +213,7 @@ class Learning:
             dataset=run.dataset, champion=self.run_folder(champion), candidate=self.run_folder(candidate),
             kind=profile.kind, max_loss=max_loss,
         )  # fmt: skip
-        async with self._heavy:
+        async with self._heavy, self._metered(run):
             await launch.run("skerry_cloud.evaluate.job", spec, self.run_folder(candidate), report)
         return runs.read(Verdict, self.run_folder(candidate) / runs.VERDICT)
 
@@ -229,15 +289,17 @@ class Learning:
         return run
 
     async def _package(self, run: Run, release: int) -> dict[str, bytes]:
-        dataset = await self._store.get(Dataset, run.workload, run.dataset)
-        lineage = Lineage(run.dataset, dataset.sha256, run.id, run.code, run.parent)
-        folder = self.run_folder(run.id)
+        lineage, folder = await self._lineage(run), self.run_folder(run.id)
         return {
             name: await asyncio.to_thread(
                 package, folder, profiles.load(name).target(name), run.workload, release, lineage
             )
             for name in self._profiles(run.id)
         }
+
+    async def _lineage(self, run: Run) -> Lineage:
+        dataset = await self._store.get(Dataset, run.workload, run.dataset)
+        return Lineage(run.dataset, dataset.sha256, run.id, run.code, run.parent)
 
     async def _next_release(self, workload: str) -> int:
         """Above what either the database or the repository has: a crash may have come between the two."""
@@ -282,11 +344,24 @@ class Learning:
     async def _step(self, run: Run, actor: str, back: str = "failed") -> AsyncIterator[None]:
         """A heavy step of a run: one at a time; if it fails the run is ``back``, and why is kept."""
         try:
-            async with self._heavy:
+            async with self._heavy, self._metered(run):
                 yield
         except SkerryError as error:
             await self._move(run, back, str(error), actor)
             raise
+
+    @asynccontextmanager
+    async def _metered(self, run: Run) -> AsyncIterator[None]:
+        """Whatever becomes of the step, its time is added to the run's."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            seconds = time.monotonic() - began
+            run.seconds, run.cost = run.seconds + seconds, run.cost + seconds / 60 * self._price
+            async with self._store.begin() as session:
+                row = await session.get_one(Run, run.id)
+                row.seconds, row.cost = run.seconds, run.cost
 
     async def _move(self, run: Run, state: str, reason: str, actor: str) -> None:
         before, run.state, run.reason = run.state if run.state != state else "", state, reason
@@ -304,6 +379,10 @@ class Learning:
 
 def _digest(file: Path) -> str:
     return bundle.digest(file.read_bytes())
+
+
+def _unheard(_: Progress) -> None:
+    """Nobody waits for it."""
 
 
 def _event(kind: str, name: str, before: str, after: str, reason: str, actor: str) -> Event:

@@ -4,7 +4,7 @@ from typing import Any
 
 from sqlalchemy import select
 
-from skerry_cloud.store import Bundle, Dataset, Device, Event, Installed, Release, Run, Store
+from skerry_cloud.store import Baseline, Bundle, Dataset, Device, Event, Installed, Release, Run, Store
 
 
 async def trace(store: Store, workload: str, number: int) -> list[dict[str, Any]]:
@@ -15,6 +15,7 @@ async def trace(store: Store, workload: str, number: int) -> list[dict[str, Any]
     steps = [_step("device", device.name, device.seen, f"runs {workload}/{number}") for device in running]
     while True:
         run = await store.get(Run, release.run)
+        steps += await _baselines(store, workload, release.number)
         steps += [await _release(store, release), await _run(store, run), await _dataset(store, workload, run.dataset)]
         if not run.parent:
             return steps
@@ -28,6 +29,15 @@ async def _release(store: Store, release: Release) -> dict[str, Any]:
     digests = {bundle.profile: bundle.sha256 for bundle in bundles}
     name = f"{release.workload}/{release.number}"
     return _step("release", name, release.created, release.reason, owner=release.owner, bundles=digests)
+
+
+async def _baselines(store: Store, workload: str, number: int) -> list[dict[str, Any]]:
+    """What is normal for it by now, where that is not what the release says."""
+    mine = select(Baseline).where(Baseline.workload == workload, Baseline.release == number)
+    return [
+        _step("baseline", row.title, row.created, row.reason, state=row.state)
+        for row in await store.all(mine.order_by(Baseline.id.desc()))
+    ]
 
 
 async def _run(store: Store, run: Run) -> dict[str, Any]:

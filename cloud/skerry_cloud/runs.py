@@ -1,5 +1,6 @@
 """The folder of a run: what training leaves for compression, and compression for release.
 
+    training.pt                    while it is trained: where to go on, after each epoch
     model.pt                       the trained weights; not of an imported model
     model.onnx                     raw input in; scores and monitors out; float32
     model.tflite                   in its place where such a file was imported
@@ -7,6 +8,7 @@
     workload.json                  ``Declared``, so that a release needs none of the workload's code
     metrics.json                   ``Metrics``
     study/                         what compression tried: see ``compress.study``
+    study/finalists/<kind>/<…>/    a ``Variant`` for each that passed the gates, while devices measure which is best
     variants/<kind>/               one for each ``Kind`` of device: ``Variant``
         model.onnx, model.tflite   whichever the kind's runtime takes
         calibration.cache          TensorRT's table of ranges, where the recipe made one
@@ -19,6 +21,7 @@ A job writes its JSON file last: where that is, the rest is whole.
 """
 
 import dataclasses
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +33,7 @@ from skerry_shared.files import write_durably
 from skerry_shared.release import Channel, Kind, TensorSpec
 
 FILES = {"onnxruntime": "model.onnx", "litert": "model.tflite"}  # by runtime
-WEIGHTS, MODEL, IMPORTED = "model.pt", "model.onnx", "imported"
+WEIGHTS, MODEL, IMPORTED, TRAINING = "model.pt", "model.onnx", "imported", "training.pt"
 TABLE = "calibration.cache"
 DECLARED, METRICS, REPORT, VERDICT = "workload.json", "metrics.json", "report.json", "verdict.json"
 
@@ -50,7 +53,11 @@ class Declared:
 
 @dataclass(frozen=True)
 class Training:
-    """How training went. ``seconds`` of its loop; ``parity``: largest difference of a score, export against PyTorch."""
+    """How training went.
+
+    ``seconds`` of its loop, since it was last taken up; ``parity``: the largest difference of a score, export against
+    PyTorch.
+    """
 
     epochs: int
     epoch_size: int
@@ -131,6 +138,17 @@ def model(run: Path) -> Path:
 def variant(run: Path, kind: Kind) -> Variant:
     """The variant of a run for devices of this kind, whether it was made yet or not."""
     return Variant(run / "variants" / kind.name, kind)
+
+
+def finalist(run: Path, kind: Kind, recipe: str) -> Variant:
+    """The variant that this recipe would be, whether it was made yet or not."""
+    digest = hashlib.sha256(recipe.encode()).hexdigest()[:16]
+    return Variant(finalists(run) / kind.name / digest, kind)
+
+
+def finalists(run: Path) -> Path:
+    """The folder of all of them."""
+    return run / "study/finalists"
 
 
 def write(path: Path, value: Any) -> None:

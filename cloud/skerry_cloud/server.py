@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +18,29 @@ import pyarrow.compute as pc
 import uvicorn
 from sqlalchemy import select
 
-from skerry_cloud import api, config, keys, launch, setup, store
+from skerry_cloud import accuracy, api, config, keys, routes, setup, store
 from skerry_cloud.adapters import mosquitto
 from skerry_cloud.adapters.carrier_grpc import GrpcCarrier
 from skerry_cloud.adapters.carrier_mqtt import MqttCarrier
 from skerry_cloud.api import Services
 from skerry_cloud.config import CloudConfig
 from skerry_cloud.drift.flow import DriftFlow
+from skerry_cloud.fleet.benchmarks import Benchmarks
 from skerry_cloud.fleet.director import Director, Order, origin_of
 from skerry_cloud.fleet.enrolment import Addresses, Enrolment
 from skerry_cloud.fleet.links import Links
 from skerry_cloud.ingest.flow import Ingest
-from skerry_cloud.ingest.lake import Lake
+from skerry_cloud.ingest.lake import QUARANTINE, Lake
+from skerry_cloud.ingest.quarantine import Refusals
 from skerry_cloud.ingest.samples import Labelled, labelled
+from skerry_cloud.ingest.upkeep import Policy as Keeping
+from skerry_cloud.ingest.upkeep import Upkeep
 from skerry_cloud.keys import Keys
 from skerry_cloud.learning import Learning
+from skerry_cloud.notify.flow import Notifier
 from skerry_cloud.release.repository import Repository
-from skerry_cloud.retrain.flow import Retrainer
+from skerry_cloud.retrain.flow import Asked, Retrainer
+from skerry_cloud.retrain.harm import Accuracy
 from skerry_cloud.retrain.policy import Policy
 from skerry_cloud.store import Bundle, Store
 from skerry_shared import __version__, wire
@@ -45,6 +53,8 @@ log = logging.getLogger(__name__)
 LOCK = ".lock"
 BEAT = 1.0  # seconds between two looks at rollouts and alarms when nothing happens; news are acted on at once
 RENEWAL = 3600.0  # seconds between two looks at the repository's expiry
+COMPACTION = 60.0  # seconds between two looks at the lake's small files: some hundred slow readers down
+UPKEEP = 60  # looks after which old rows move or go
 HTTP_GRACE = 2  # seconds for open answers when the server stops
 
 
@@ -76,21 +86,32 @@ class Cloud:
         self._keys = Keys(folder / setup.KEYS)
         keys.renew_own(self._keys, found.listen.hosts, time.time())
         self._repository = Repository(folder / setup.REPOSITORY, self._keys)
-        self._lake = Lake(folder / "lake")
+        self._lake = Lake(folder / "lake", found.lake.cold_url(folder))
+        self._upkeep = Upkeep(self._lake, _keeping(found), database)
+        self._refusals = Refusals(database)
         self._news = asyncio.Event()
         authority = self._keys.authority.certificate
-        self._learning = Learning(database, folder, found.workloads, self._repository, revision())
         self._director = Director(
             database, self._keys.signer("director"), found.fleet, found.devices.assignment_days, self._assign
         )
+        self._benchmarks = Benchmarks(self._director)
+        self._learning = Learning(
+            database, folder, found.workloads, self._repository, revision(), self._benchmarks,
+            found.retrain.price_per_minute, found.compress.ray,
+        )  # fmt: skip
         self._ingest = Ingest(
             self._lake, folder / "sessions", found.fleet, authority, self._keys.ingest, self._acknowledge,
             self._committed,
         )  # fmt: skip
         self._drift = DriftFlow(database, found.drift.false_alarm_days, found.drift.tolerance, self._learning.normal)
         self._retrainer = Retrainer(
-            database, self._learning, self._labelled, self._roll_out, _policy(found), folder / "incoming"
-        )
+            database, self._learning, Asked(self._labelled, self._estimate, self._roll_out), _policy(found),
+            folder / "incoming",
+        )  # fmt: skip
+        self._notifier = Notifier(
+            database, found.fleet, routes.load(found.alarms, folder), found.alarms.escalate_hours * 3600,
+            found.alarms.give_up_days * 86400,
+        )  # fmt: skip
         self._has_mqtt = found.listen.mqtt and mosquitto.found() is not None
         self._enrolment = Enrolment(
             database, self._keys, found.fleet, self._repository.root, self._addresses(), found.devices.certificate_days
@@ -109,10 +130,10 @@ class Cloud:
         """Run every part. Yields a future that fails when a part does; leaving the context stops them all."""
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._store.close)
-            launch.warm_up()
             await self._catch_up()
             await self._carry(stack)
             tasks = [asyncio.ensure_future(part) for part in self._parts()]
+            self._background.add(asyncio.ensure_future(_guarded(self._learning.resume(), "interrupted runs")))
             stack.push_async_callback(_stop, tasks, self._background)
             server = _Https(self._uvicorn())
             serving = asyncio.ensure_future(server.serve())
@@ -129,8 +150,10 @@ class Cloud:
 
     def _parts(self) -> list[Coroutine[Any, Any, None]]:
         if not self._config.retrain.enabled:
-            return [self._ingest.run(), self._direct(), self._renew()]
-        return [self._ingest.run(), self._direct(), self._renew(), self._retrain()]
+            return [self._ingest.run(), self._direct(), self._notify(), self._renew(), self._tend()]
+        return [
+            self._ingest.run(), self._direct(), self._notify(), self._renew(), self._tend(), self._retrain(),
+        ]  # fmt: skip
 
     async def _carry(self, stack: AsyncExitStack) -> None:
         listen, tls = self._config.listen, self._keys.tls
@@ -157,8 +180,10 @@ class Cloud:
         services = Services(
             store=self._store, learning=self._learning, director=self._director, enrolment=self._enrolment,
             authority=tls.authority.read_text(), operator=self._keys.operator,
-            lake=self._lake, labelled=self._labelled, repository=self._folder / setup.REPOSITORY,
+            drift=self._drift, lake=self._lake, upkeep=self._upkeep, labelled=self._labelled,
+            repository=self._folder / setup.REPOSITORY,
             token_seconds=self._config.devices.token_hours * 3600, background=self._background,
+            verdicts=self._retrainer.verdicts,
         )  # fmt: skip
         return uvicorn.Config(
             api.create(services), host=listen.address, port=listen.https_port, ssl_certfile=tls.certificate,
@@ -185,8 +210,12 @@ class Cloud:
         if table == "events":
             for row in rows.to_pylist():
                 await _guarded(self._director.report(row["device"], row, origin_of(row)), "a device's event")
+        elif table == "measured":
+            self._benchmarks.take(rows.to_pylist())
         elif table == "windows":
             await self._drift.take(rows)
+        elif table == QUARANTINE:
+            await self._refusals.take(rows)
         self._news.set()
 
     async def _direct(self) -> None:
@@ -195,6 +224,11 @@ class Cloud:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._news.wait(), BEAT)
             self._news.clear()
+
+    async def _notify(self) -> None:
+        while True:
+            await _guarded(self._notifier.tick(), "notices")
+            await asyncio.sleep(BEAT)
 
     async def _retrain(self) -> None:
         while True:
@@ -206,6 +240,12 @@ class Cloud:
             await _guarded(self._learning.renew(), "repository")
             await asyncio.sleep(RENEWAL)
 
+    async def _tend(self) -> None:
+        for look in itertools.count():
+            work = self._upkeep.compact() if look % UPKEEP else self._upkeep.run(False, "policy")
+            await _guarded(work, "the lake")
+            await asyncio.sleep(COMPACTION)
+
     async def _windows(self, filter: pc.Expression | None) -> pa.Table:
         return await asyncio.to_thread(self._lake.scan, "windows", None, filter)
 
@@ -216,6 +256,9 @@ class Cloud:
         assert bundle  # an alarm is about a release
         manifest = wire.from_json(Manifest, bundle.manifest)
         return await asyncio.to_thread(labelled, self._lake, workload, since, manifest.inputs[0], manifest.labels)
+
+    async def _estimate(self, workload: str, release: int, since: Mapping[str, float]) -> Accuracy:
+        return (await accuracy.estimate(self._store, self._drift.normal, self._lake, workload, release, since))[1]
 
     async def _roll_out(self, workload: str, release: int) -> None:
         rollouts = self._config.rollouts
@@ -276,9 +319,17 @@ def revision() -> str:
 def _policy(found: CloudConfig) -> Policy:
     retrain = found.retrain
     return Policy(
-        retrain.min_labels, retrain.cooldown_minutes * 60, retrain.epochs, retrain.max_loss, retrain.on,
-        retrain.min_harm, retrain.approval, retrain.hours,
+        min_labels=retrain.min_labels, cooldown_seconds=retrain.cooldown_minutes * 60, epochs=retrain.epochs,
+        max_loss=retrain.max_loss, on=retrain.on, min_harm=retrain.min_harm, min_accuracy=retrain.min_accuracy,
+        every_days=retrain.every_days, new_labels=retrain.new_labels, approval=retrain.approval, hours=retrain.hours,
+        budget_minutes=retrain.budget_minutes, budget_money=retrain.budget_money, price=retrain.price_per_minute,
     )  # fmt: skip
+
+
+def _keeping(found: CloudConfig) -> Keeping:
+    lake = found.lake
+    keep = {table: days or inf for table, days in lake.keep.items()}
+    return Keeping(lake.hot_days if lake.cold else inf, lake.keep_days or inf, keep, lake.vacuum_hours)
 
 
 async def _first(*parts: "asyncio.Future[Any]") -> None:

@@ -3,12 +3,13 @@
 import json
 import logging
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from skerry_cloud import config, setup
+from skerry_cloud import config, launch, setup
 from skerry_shared.errors import SkerryError, UsageError
 
 app = typer.Typer(
@@ -63,16 +64,33 @@ def serve(
     logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for chatty in ("alembic", "aiosqlite", "asyncio"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    from skerry_cloud.server import serve  # what it needs takes two seconds to load: not for --help
+    config.load(folder)
+    launch.warm_up()
+    from skerry_cloud.server import serve  # what it needs takes two seconds to load: not for --help, nor before others
 
     serve(folder, typer.echo)
 
 
 @app.command()
-def check(folder: Folder = HERE) -> None:
-    """Say whether the configuration is right."""
+def check(
+    folder: Folder = HERE,
+    notify: Annotated[
+        bool,
+        typer.Option("--notify", help="Send a test over every route of alarms, to the sender in an owner's place."),
+    ] = False,
+) -> None:
+    """Say whether the configuration is right, and with --notify whether alarms would arrive.
+
+    Example: skerry-cloud check --notify
+    """
+    from skerry_cloud import routes  # what it needs takes a second to load: not for --help
+
     found = config.load(folder)
+    carriers = routes.load(found.alarms, folder)
     typer.echo(f"{folder / config.FILE} is right: fleet {found.fleet}")
+    for name, route in carriers.items() if notify else ():
+        route.carrier.tell(routes.trial(found.fleet, name, found.alarms.routes[name].sender, time.time()))
+        typer.echo(f"route {name}: told")
 
 
 def main() -> None:

@@ -2,8 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from skerry_shared.release import Kind
+
+if TYPE_CHECKING:
+    from skerry_cloud.compress.study import Answers
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,8 @@ class Wanted:
 
     ``max_drop`` in points of accuracy, None for the workload's own; ``max_bytes`` and ``max_latency_ms`` of a model,
     None for any; ``minutes`` to search, 0 for the plain recipe alone. ``recipes`` (see ``passes``) are tried in place
-    of the usual ones, each with its whole effort where there is no limit of minutes.
+    of the usual ones, each with its whole effort where there is no limit of minutes. ``device_minutes`` that idle
+    devices of these profiles get to measure the finalists; 0: none is asked.
     """
 
     profiles: tuple[str, ...]
@@ -73,19 +78,25 @@ class Wanted:
     max_latency_ms: float | None = None
     minutes: float = 0.0
     recipes: tuple[str, ...] = ()
+    device_minutes: float = 5.0
 
     def __post_init__(self) -> None:
         for name in ("max_bytes", "max_latency_ms"):
             limit = getattr(self, name)
             if limit is not None and limit <= 0:
                 raise ValueError(f"{name}: must be above 0, got {limit}")
-        if self.minutes < 0:
-            raise ValueError(f"minutes: must not be below 0, got {self.minutes}")
+        for name in ("minutes", "device_minutes"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: must not be below 0, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
 class CompressSpec:
-    """What to compress. ``run`` is the folder that training filled; the rest is as for training."""
+    """What to compress. ``run`` is the folder that training filled; the rest is as for training.
+
+    ``asked``: profiles with a device that is going to measure the finalists. Their kinds are not decided here. ``ray``:
+    address of a Ray cluster that makes the candidates; empty: they are made here.
+    """
 
     workload: str
     folder: Path
@@ -93,8 +104,18 @@ class CompressSpec:
     dataset: int
     run: Path
     wanted: Wanted
+    asked: tuple[str, ...] = ()
+    ray: str = ""
     seed: int = 0
     threads: int = 1
+
+
+@dataclass(frozen=True)
+class SettleSpec:
+    """The folder of a run, and what devices said of its finalists, kind by kind."""
+
+    run: Path
+    answers: "tuple[Answers, ...]"
 
 
 @dataclass(frozen=True)

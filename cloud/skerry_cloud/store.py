@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import JSON, ForeignKeyConstraint, Select, event, select
+from sqlalchemy import JSON, ForeignKey, ForeignKeyConstraint, Select, event, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, mapped_column
@@ -25,7 +25,7 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 class Base(MappedAsDataclass, DeclarativeBase):
     """All tables."""
 
-    type_annotation_map = {list[list[str]]: JSON, list[str]: JSON, dict[str, Any]: JSON}  # noqa: RUF012 (SQLAlchemy's own form)
+    type_annotation_map = {list[list[str]]: JSON, list[str]: JSON, list[int]: JSON, dict[str, Any]: JSON}  # noqa: RUF012 (SQLAlchemy's own form)
 
 
 class Event(Base, kw_only=True):
@@ -100,7 +100,10 @@ class Run(Base, kw_only=True):
     code: Mapped[str]  # revision that trained it; of an imported model its digest, "sha256:…"
     state: Mapped[str]  # queued, training or importing, trained, compressing, compressed, failed
     created: Mapped[float]
+    epochs: Mapped[int] = mapped_column(default=0)  # that were asked for; 0: the workload's own number
     accuracy: Mapped[float] = mapped_column(default=0.0)
+    seconds: Mapped[float] = mapped_column(default=0.0)  # of all heavy steps so far
+    cost: Mapped[float] = mapped_column(default=0.0)  # of these, in the currency of the configured price
     reason: Mapped[str] = mapped_column(default="")
     __table_args__ = (ForeignKeyConstraint(["workload", "dataset"], ["datasets.workload", "datasets.number"]),)
 
@@ -115,6 +118,23 @@ class Release(Base, kw_only=True):
     owner: Mapped[str]
     created: Mapped[float]
     reason: Mapped[str] = mapped_column(default="")
+
+
+class Retraining(Base, kw_only=True):
+    """What the policy started, and how far it came: 0 where a step was not taken yet."""
+
+    __tablename__ = "retrainings"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True, init=False)
+    workload: Mapped[str]
+    champion: Mapped[int]  # the release that it is to better
+    alarms: Mapped[list[int]]  # that it is to answer
+    state: Mapped[str] = mapped_column(default="running")  # running, done, given up
+    reason: Mapped[str]
+    began: Mapped[float]
+    ended: Mapped[float] = mapped_column(default=0.0)
+    dataset: Mapped[int] = mapped_column(default=0)
+    run: Mapped[int] = mapped_column(default=0)
+    published: Mapped[int] = mapped_column(default=0)  # number of the release
 
 
 class Bundle(Base, kw_only=True):
@@ -175,9 +195,12 @@ class Alarm(Base, kw_only=True):
     release: Mapped[int]
     kind: Mapped[str]  # drift, data-quality
     health: Mapped[str]  # of the cohort: see states.Health
-    state: Mapped[str]  # open, resolved
+    state: Mapped[str]  # see states.Alarm
+    owner: Mapped[str] = mapped_column(default="")  # the release's, until it is assigned to somebody
+    opened: Mapped[float]  # by the cloud's clock, for escalation
+    step: Mapped[int] = mapped_column(default=0)  # of escalation that was reached
     since: Mapped[float]  # start of the window where the evidence began
-    raised: Mapped[float]
+    raised: Mapped[float]  # end of the window that tipped it
     summary: Mapped[str]
     detail: Mapped[dict[str, Any]]
 
@@ -185,6 +208,53 @@ class Alarm(Base, kw_only=True):
     def title(self) -> str:
         """How events name it."""
         return f"{self.id} {self.name or self.level}"
+
+
+class Baseline(Base, kw_only=True):
+    """What is normal at a place from now on, in the place of what the release says: traffic that somebody reviewed."""
+
+    __tablename__ = "baselines"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True, init=False)
+    level: Mapped[str]  # device, group, fleet
+    name: Mapped[str]
+    workload: Mapped[str]
+    release: Mapped[int]
+    state: Mapped[str] = mapped_column(default="in force")  # or taken back
+    since: Mapped[float]  # windows from then on until it was made
+    created: Mapped[float]
+    reason: Mapped[str]
+    channels: Mapped[dict[str, Any]]
+
+    @property
+    def title(self) -> str:
+        """How events name it."""
+        return f"{self.id} {self.name or self.level}"
+
+
+class Notice(Base, kw_only=True):
+    """The outbox: what happened to an alarm and is to be told, written with the change itself."""
+
+    __tablename__ = "notices"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True, init=False)
+    alarm: Mapped[int] = mapped_column(ForeignKey("alarms.id"))
+    time: Mapped[float]
+    what: Mapped[str]  # opened, or one of states.AlarmEvent
+    first: Mapped[int]  # steps of escalation whose routes are told: from this one …
+    last: Mapped[int]  # … to this one
+    body: Mapped[dict[str, Any]]  # the alarm as it was then, and why
+    addressed: Mapped[bool] = mapped_column(default=False, index=True)  # its deliveries are written
+
+
+class Delivery(Base, kw_only=True):
+    """A notice on its way over one route."""
+
+    __tablename__ = "deliveries"
+    notice: Mapped[int] = mapped_column(ForeignKey("notices.id"), primary_key=True)
+    route: Mapped[str] = mapped_column(primary_key=True)
+    state: Mapped[str] = mapped_column(default="waiting", index=True)  # waiting, told, given up
+    attempts: Mapped[int] = mapped_column(default=0)
+    due: Mapped[float]  # of the next attempt
+    error: Mapped[str] = mapped_column(default="")  # of the last one
 
 
 class Checkpoint(Base, kw_only=True):

@@ -21,8 +21,9 @@ import grpc
 
 from skerry_edge import memory, renewal
 from skerry_edge.config import AgentConfig, Folders, WorkloadFolder, load
+from skerry_edge.infer.choose import Finding
 from skerry_edge.infer.engine import Engine
-from skerry_edge.infer.engines import Engines
+from skerry_edge.infer.engines import Engines, device_class
 from skerry_edge.infer.models import Loader
 from skerry_edge.machine import budget_mb, profile_of, settings_of, this_machine, versions
 from skerry_edge.notify import READY, STOPPING, WATCHDOG, Notifier
@@ -41,12 +42,13 @@ from skerry_edge.serve.catalog import Catalog
 from skerry_edge.serve.http1 import HttpServer
 from skerry_edge.serve.socket_server import SocketServer
 from skerry_edge.serving import Serving
+from skerry_edge.update.bench import Bench, Row, Site
 from skerry_edge.update.flow import UpdateFlow
 from skerry_edge.update.memory import Memory
 from skerry_edge.update.plan import Device, Floor, Order, authenticate
 from skerry_edge.update.slots import Slots
 from skerry_edge.update.state import StateFile
-from skerry_edge.update.worker import BEAT_S
+from skerry_edge.update.worker import BEAT_S, Driver
 from skerry_edge.update.workloads import Workloads
 from skerry_edge.update.world import Door, Live, Transition, World
 from skerry_edge.upkeep import Upkeep
@@ -71,6 +73,7 @@ GRACE_S = 2.0  # that requests in flight get at the end
 FETCHES = threading.Lock()
 KBPS = 125  # bytes a second
 LOOP_S, UPDATE_S = 30.0, 900.0  # seconds between signs of life; an engine was seen to build for 570
+BENCH = "bench"  # the name of its thread, for the watchdog
 
 
 class Agent:
@@ -88,7 +91,11 @@ class Agent:
         self._device, self._director = _device(config), load_public(folders.director.read_bytes())
         self._memory, self._floor = Memory(budget_mb(config)), Floor(time.time)
         door = Door(self._report, time.time)
-        self._workloads = Workloads(self._authenticate, self._open, door, self._on_beat, self._on_broken)
+        beat_bench = partial(self._watchdog.beat, BENCH)
+        self._bench = Driver(BENCH, Bench(self._site(), folders.bench, door), beat_bench, self._on_broken)
+        self._workloads = Workloads(
+            self._authenticate, self._open, door, self._on_beat, self._on_broken, self._bench.desire
+        )
         self._loading = {folder.name for folder in folders.workloads()}  # whose models do not serve yet
         self._ready = False
         profile = profile_of(config)
@@ -108,6 +115,8 @@ class Agent:
         self._tell("", "started")
         self._watchdog.start()
         self._workloads.start(sorted(self._loading))
+        self._watchdog.expect(BENCH, UPDATE_S)
+        self._bench.start()
         parts = (stopping.wait(), self._tick(), self._uplink.run(), self._stay_certified())
         work = [asyncio.ensure_future(part) for part in parts]
         ended, _ = await asyncio.wait([self._broken, *work], return_when=asyncio.FIRST_COMPLETED)
@@ -121,7 +130,9 @@ class Agent:
             end.result()  # what ended by an error ends the agent, and whoever started it starts it again
 
     def _finish(self) -> None:
+        self._bench.close()
         self._workloads.close(in_order=not self._broken.done())
+        self._bench.join()
         self._watchdog.close()
         for port in (self._folders.port, self._folders.http_port):
             port.unlink(missing_ok=True)
@@ -201,6 +212,30 @@ class Agent:
             compared=self._report_shadow,
         )
 
+    def _site(self) -> Site:
+        return Site(
+            device=self._device,
+            device_class=device_class(),
+            repository=_Repository(self._folders, self._config, partial(self._watchdog.beat, BENCH)),
+            floor=self._floor,
+            occupied=self._occupied,
+            survey=self._survey,
+            report=self._report_benchmark,
+            clock=time.time,
+        )
+
+    def _occupied(self) -> str:
+        return f"the board is {self._strain.name.lower()}" if self._strain else self._workloads.occupied()
+
+    def _survey(self, candidate: Bundle, progress: Callable[[str], None]) -> list[Finding]:
+        """Try a candidate on each provider, and keep nothing of what that builds."""
+
+        def tell(what: str) -> None:
+            self._watchdog.beat(BENCH)
+            progress(what)
+
+        return Loader(Engines(candidate.model.parent / "engines"), self._settings, tell).survey(candidate)
+
     def _load_model(self, loader: Loader, bundle: Bundle) -> Live:
         """Try and load a model; one that does not run on the accelerator that was configured is an event."""
         chosen, manifest = loader.load(bundle, self._allowed.threads), bundle.manifest
@@ -264,7 +299,16 @@ class Agent:
         return _Servers([unix, tcp], http, SocketServer(folders.frames, self._engine, self._learn))
 
     def _report_shadow(self, row: dict[str, Any]) -> None:
-        self._outbox.put("shadow", telemetry.pack(encode("shadow", {name: [value] for name, value in row.items()})))
+        self._put("shadow", [row])
+
+    def _report_benchmark(self, rows: Sequence[Row]) -> None:
+        self._put("measured", rows)
+        said = "; ".join(f"{row['provider']} {row['fault'] or format(row['p50_ms'], '.3g') + ' ms'}" for row in rows)
+        self._tell("measuring", "measured", said.strip(), subject="runtime", workload=rows[0]["workload"])
+
+    def _put(self, table: str, rows: Sequence[Row]) -> None:
+        columns = {name: [row[name] for row in rows] for name in telemetry.TABLES[table]}
+        self._outbox.put(table, telemetry.pack(encode(table, columns)))
 
     def _report(self, change: Transition) -> None:
         name = f"update {change.workload} {change.release}" if change.workload else "an assignment"

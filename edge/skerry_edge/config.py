@@ -213,6 +213,11 @@ class Folders:
         return [self.workload(path.name) for path in sorted((self.root / "workloads").glob("*"))]
 
     @property
+    def bench(self) -> Path:
+        """The newest benchmark job, and for a while its candidate."""
+        return self.root / "bench"
+
+    @property
     def events(self) -> Path:
         """The last events, for `skerry-agent status`."""
         return self.root / "events"

@@ -2,7 +2,7 @@
 
 A topic is ``skerry/v1/<fleet>/<device>/<leaf>``. Leaves ``up`` and ``status`` are the device's to write, ``ack`` and
 ``desired/<workload>`` the cloud's. ``status`` (``ONLINE`` or, as the last will, ``OFFLINE``) and ``desired/…`` are
-retained.
+retained, but for a benchmark job: that one passes.
 """
 
 import ssl

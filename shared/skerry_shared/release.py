@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from skerry_shared.errors import UnfitError
 
-MODES = ("", "serve", "shadow", "drop")  # of an assignment; the empty one, of an older director, means "serve"
+MODES = ("", "serve", "shadow", "measure", "drop")  # the empty one, of an older director, means "serve"
 ANY = -1  # a free dimension of a tensor: the batch
 
 
@@ -121,7 +121,8 @@ class Manifest:
 class Assignment:
     """The director's word on which bundle of one workload one device runs. Times in Unix seconds.
 
-    One that drops the workload names no bundle: release 0, no path, an empty target.
+    One that drops the workload names no bundle: release 0, no path, an empty target. One that has a candidate measured
+    names a bundle of release 0, which never serves.
     """
 
     fleet: str
@@ -142,6 +143,11 @@ class Assignment:
     def shadow(self) -> bool:
         """Is the bundle to answer beside what serves, and never in its place?"""
         return self.mode == "shadow"
+
+    @property
+    def measure(self) -> bool:
+        """Is the bundle to be measured on the device, and then to go?"""
+        return self.mode == "measure"
 
     @property
     def drop(self) -> bool:

@@ -142,6 +142,40 @@ HEALTH: dict[Health, dict[HealthEvent, Health]] = {
     Health.CANARY: {HealthEvent.GAVE_UP: Health.DRIFT, HealthEvent.RESOLVED: Health.OK},
 }
 
+
+class Alarm(str, Enum):
+    """An alarm, from when it is raised."""
+
+    OPEN = "open"
+    ACKNOWLEDGED = "acknowledged"  # somebody looks into it; it escalates no further
+    RESOLVED = "resolved"
+
+
+class AlarmEvent(str, Enum):
+    """What happens to an alarm."""
+
+    ACKNOWLEDGED = "acknowledged"
+    ASSIGNED = "assigned"  # to another owner
+    WORSENED = "worsened"  # the same place changed further
+    ESCALATED = "escalated"  # nobody acknowledged it in time: the next contacts are told
+    RESOLVED = "resolved"
+
+
+ALARM: dict[Alarm, dict[AlarmEvent, Alarm]] = {
+    Alarm.OPEN: {
+        AlarmEvent.ACKNOWLEDGED: Alarm.ACKNOWLEDGED,
+        AlarmEvent.ASSIGNED: Alarm.OPEN,
+        AlarmEvent.WORSENED: Alarm.OPEN,
+        AlarmEvent.ESCALATED: Alarm.OPEN,
+        AlarmEvent.RESOLVED: Alarm.RESOLVED,
+    },
+    Alarm.ACKNOWLEDGED: {
+        AlarmEvent.ASSIGNED: Alarm.ACKNOWLEDGED,
+        AlarmEvent.WORSENED: Alarm.ACKNOWLEDGED,
+        AlarmEvent.RESOLVED: Alarm.RESOLVED,
+    },
+}
+
 S = TypeVar("S", bound=Enum)
 E = TypeVar("E", bound=Enum)
 

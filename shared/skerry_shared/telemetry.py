@@ -15,7 +15,11 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
+<<<<<<< HEAD
 Table = Literal["windows", "samples", "labels", "events", "shadow", "load", "losses"]
+=======
+Table = Literal["windows", "samples", "labels", "events", "shadow", "load", "measured"]
+>>>>>>> main
 ColumnType = Literal["string", "int64", "float64", "binary", "list<int64>"]
 
 TABLES: dict[str, dict[str, ColumnType]] = {
@@ -82,12 +86,28 @@ TABLES: dict[str, dict[str, ColumnType]] = {
         "expired": "int64",  # … whose deadline passed before they began
         "refused": "int64",  # connections beyond the limit; no model is known of these
     },
+<<<<<<< HEAD
     # what the device could not keep, one row per class and reason whenever the count rose: the last one counts
     "losses": {
         "time": "float64",
         "class": "string",  # one of CLASSES
         "reason": "string",  # "bound": gave way, or found no room; "disk": it was full or broken
         "batches": "int64",  # since the device was enrolled
+=======
+    # one row per provider on which a benchmark job's candidate was tried; one without a provider: it was not
+    "measured": {
+        "time": "float64",  # Unix seconds
+        "workload": "string",
+        "job": "int64",  # counter of the assignment that asked
+        "sha256": "string",  # of the candidate's bundle
+        "provider": "string",
+        "fault": "string",  # why it cannot be used; empty: it can
+        "max_diff": "float64",  # from the golden outputs
+        "p50_ms": "float64",  # of one example
+        "load_ms": "float64",
+        "memory_mb": "float64",  # that the model took to be loaded and to answer
+        "device_class": "string",  # equal where the same engines run as fast
+>>>>>>> main
     },
 }
 

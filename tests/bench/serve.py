@@ -33,6 +33,7 @@ import onnxruntime as ort
 from serving import device, peers
 from serving.device import Device
 from serving.gateway import Gateway
+from serving.handlers import Handlers
 from serving.load import (
     CLIENT,
     SERVER,
@@ -106,6 +107,7 @@ def main() -> None:
             over_rest(results, served, scale)
             with minimal_server(made.model, Path(folder, "minimal.sock")) as address:
                 over_grpc(results, served, address, scale)
+            inside_grpc(results, made, scale)
             memory(results, process, "agent_first_minute_mb", "start-up's memory given back, then load by all ways in")
             time.sleep(TIDY_AGAIN_S)
             loaded(served)
@@ -178,6 +180,16 @@ def over_grpc(results: Results, served: Device, floor: str, scale: float) -> Non
     least, most = (median(column) for column in zip(*rates, strict=True))
     note = f"{most:.0f} of {least:.0f} requests/s, {CLIENTS} clients"
     results.spread("grpc_throughput_ratio", [ours / plain for plain, ours in rates], note)
+
+
+def inside_grpc(results: Results, made: Device, scale: float) -> None:
+    """Where the time of a call goes that gRPC itself does not take."""
+    handlers = Handlers(made)
+    floor, ours = alternating([handlers.floor, handlers.ours], rounds=int(50 * scale), size=500)
+    results.rounds("minimal server's handler, in process", floor)
+    results.rounds("agent's handler, in process", ours)
+    note = ", ".join(f"{name} {spent:.1f}" for name, spent in handlers.steps())
+    results.spread("grpc_handler_over_us", ours.each(50) - floor.each(50), f"µs; on average: {note}")
 
 
 def loaded(served: Device) -> None:

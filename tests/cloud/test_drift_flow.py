@@ -12,12 +12,13 @@ from skerry_cloud.drift import checkpoint, flow
 from skerry_cloud.drift.finding import DAY, Place
 from skerry_cloud.drift.flow import DriftFlow
 from skerry_cloud.store import Alarm, Checkpoint, Device, Event, Store
-from skerry_shared.errors import InputError
+from skerry_shared.errors import InputError, NotFoundError, StateError
 from skerry_shared.release import Channel
 
 NORMAL = Channel("brightness", (1.0, 2.0, 3.0), (250, 250, 250, 250, 0))
 DARKER = Channel("brightness", (1.0, 2.0, 3.0), (350, 250, 250, 150, 0))
 SHIFTED = Channel("brightness", (1.0, 2.0, 3.0), (100, 100, 100, 700, 0))
+GONE = Channel("brightness", (1.0, 2.0, 3.0), (150, 100, 100, 50, 400))
 DAYS = 1000 / DAY  # windows last a second
 
 
@@ -72,6 +73,71 @@ def test_drift_raises_one_alarm_and_a_resolved_one_may_come_again(with_store: Ca
         await resolve(store, alarm.id)
         await drift.take(windows("edge-1", SHIFTED, 60, 20))
         assert [found.state for found in await store.all(select(Alarm).order_by(Alarm.id))] == ["resolved", "open"]
+
+    with_store(story)
+
+
+def test_what_gets_worse_is_noted_on_the_open_alarm(with_store: Callable[[Any], None]) -> None:
+    async def story(store: Store) -> None:
+        drift = started(store)
+        await drift.take(windows("edge-1", DARKER, 0, 20))
+        (before,) = await store.all(select(Alarm))
+        await drift.take(windows("edge-1", GONE, 20, 20))
+        (alarm,) = await store.all(select(Alarm))
+        assert (alarm.kind, alarm.state, alarm.summary) == ("drift", "open", before.summary)
+        (channel,) = alarm.detail["channels"]
+        assert channel["fault"].endswith("missing")
+        events = await store.all(select(Event).where(Event.kind == "alarm").order_by(Event.id))
+        assert [event.after for event in events] == ["open", "open"] and " further since " in events[1].reason
+
+    with_store(story)
+
+
+def test_another_release_at_the_same_place_opens_no_second_alarm(with_store: Callable[[Any], None]) -> None:
+    async def story(store: Store) -> None:
+        drift, second = started(store), windows("edge-1", SHIFTED, 20, 20).to_pylist()
+        await drift.take(windows("edge-1", SHIFTED, 0, 20))
+        await drift.take(pa.Table.from_pylist([row | {"release": 2} for row in second]))
+        (alarm,) = await store.all(select(Alarm))
+        assert (alarm.release, alarm.health, alarm.state) == (2, "drift", "open")
+
+    with_store(story)
+
+
+def test_after_a_reviewed_change_what_devices_send_is_normal_until_that_is_taken_back(
+    with_store: Callable[[Any], None],
+) -> None:
+    async def story(store: Store) -> None:
+        async with store.begin() as session:
+            session.add_all(Device(name=f"edge-{i}", profile="p", state="enrolled") for i in (1, 2))
+        changed, quiet = windows("edge-1", SHIFTED, 20, 20), windows("edge-2", NORMAL, 0, 40)
+        past = Past(windows("edge-1", NORMAL, 0, 20), changed, quiet)
+        drift, here = started(store), Place("device", "edge-1", "w", 1)
+        await drift.start(past.scan)
+        with pytest.raises(InputError, match="brightness: 400 values since then, 500 are needed"):
+            await drift.rebase(here, 36.0, "new lamp", "operator", 40.0)
+        with pytest.raises(NotFoundError, match="windows: none of edge-1"):
+            await drift.rebase(here, 99.0, "new lamp", "operator", 40.0)
+        with pytest.raises(NotFoundError, match="group: no hall"):
+            await drift.rebase(here._replace(level="group", name="hall"), 20.0, "new lamp", "operator", 40.0)
+        baseline = await drift.rebase(here, 20.0, "new lamp", "operator", 40.0)
+        assert sum(baseline.channels["channels"][0]["counts"]) == 2000
+        (alarm,) = await store.all(select(Alarm))
+        assert (alarm.state, alarm.health) == ("resolved", "ok")
+        (*_, resolved) = await store.all(select(Event).where(Event.kind == "alarm").order_by(Event.id))
+        assert resolved.reason == f"baseline {baseline.id}: new lamp"
+        await drift.take(windows("edge-1", SHIFTED, 40, 20))
+        again = started(store)  # it outlives the process
+        await again.start(past.scan)
+        await again.take(windows("edge-1", SHIFTED, 60, 20))
+        assert len(await store.all(select(Alarm))) == 1
+        await again.take_back(baseline.id, "the old lamp is back", "operator", 80.0)
+        with pytest.raises(StateError, match="taken back already"):
+            await again.take_back(baseline.id, "again", "operator", 80.0)
+        await again.take(windows("edge-1", SHIFTED, 80, 20))
+        assert [row.state for row in await store.all(select(Alarm).order_by(Alarm.id))] == ["resolved", "open"]
+        told = await store.all(select(Event).where(Event.kind == "baseline").order_by(Event.id))
+        assert [event.after for event in told] == ["in force", "taken back"]
 
     with_store(story)
 

@@ -30,6 +30,10 @@ class Kitchen:
     folder: Path
     made: list[str] = field(default_factory=list)
     broken: str = "nothing"
+    announced: list[list[str]] = field(default_factory=list)
+
+    def ahead(self, recipes: Sequence[Recipe]) -> None:
+        self.announced.append([passes.spell(recipe) for recipe in recipes])
 
     def can(self, recipe: Recipe) -> bool:
         return True
@@ -84,7 +88,7 @@ def search(kitchen: Kitchen, goal: Goal, epochs: int = 9) -> Search:
     recipes = [passes.parse(f"distil(width={width}, epochs={epochs})") for width in WIDTHS]
     exam = Exam()
     exam.pool = type("Pool", (), {"inputs": []})
-    return Explorer(kitchen, exam, goal, lambda _: None).search(KIND, ["p"], recipes)  # type: ignore[arg-type]
+    return Explorer(kitchen, exam, goal, lambda _: None, {}).search(KIND, ["p"], recipes)  # type: ignore[arg-type]
 
 
 def test_a_third_climbs_each_rung_with_three_times_the_epochs(tmp_path: Path) -> None:
@@ -93,6 +97,13 @@ def test_a_third_climbs_each_rung_with_three_times_the_epochs(tmp_path: Path) ->
     assert [f"epochs={n}" in trial.recipe for n, trial in zip([1] * 6 + [3] * 2 + [9], found.trials, strict=True)] == [
         True
     ] * 9
+
+
+def test_what_a_rung_will_try_is_announced_before_it(tmp_path: Path) -> None:
+    kitchen = Kitchen(tmp_path)
+    found = search(kitchen, Goal(2.0, 5.0, minutes=100))
+    tried = [[trial.recipe for trial in found.trials if trial.rung == rung] for rung in range(3)]
+    assert [sorted(texts) for texts in kitchen.announced] == [sorted(texts) for texts in tried]
 
 
 def test_without_a_limit_of_time_everything_gets_its_whole_effort(tmp_path: Path) -> None:
@@ -108,11 +119,29 @@ def test_the_time_is_kept_and_what_was_made_by_then_is_chosen_from(tmp_path: Pat
     assert found.chosen
 
 
+@pytest.mark.parametrize("minutes", [0.01, 0.2, 0.9, 1.1, 1.6, 2.4, 3.9])
+def test_the_time_is_overrun_by_the_first_training_alone(tmp_path: Path, minutes: float) -> None:
+    found = search(Kitchen(tmp_path), Goal(2.0, 5.0, minutes=minutes))
+    spent = sum(step.seconds for trial in found.trials for step in trial.lineage)
+    assert 0 < spent <= max(minutes * 60, 10)
+
+
 def test_the_fastest_that_passes_is_chosen(tmp_path: Path) -> None:
     found = search(Kitchen(tmp_path), Goal(2.0, 5.0))
     assert "width=0.5" in found.chosen
     failed = next(trial for trial in found.trials if "width=0.25" in trial.recipe)
     assert failed.verdicts and not failed.passed
+
+
+@pytest.mark.parametrize(("max_drop", "tried"), [(1.5, False), (0.5, True)])
+def test_integers_are_mended_only_where_they_lose_too_much(tmp_path: Path, max_drop: float, tried: bool) -> None:
+    plain = "int8(arch='x86_64') + slim"
+    recipes = [passes.parse(text) for text in (plain, f"qat(epochs=3) + onnx + {plain}")]
+    exam = Exam()
+    exam.pool = type("Pool", (), {"inputs": []})
+    explorer = Explorer(Kitchen(tmp_path), exam, Goal(max_drop, 5.0), lambda _: None, {})  # type: ignore[arg-type]
+    found = explorer.search(KIND, ["p"], recipes)  # integers lose 1.0 points at most
+    assert any("qat" in trial.recipe for trial in found.trials) == tried
 
 
 def test_a_recipe_that_breaks_stops_nobody_else(tmp_path: Path) -> None:

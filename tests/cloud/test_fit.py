@@ -2,6 +2,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -53,18 +54,37 @@ def test_a_rest_that_fills_no_batch_is_left_out() -> None:
     assert len(_trained(Recipe(epochs=2, epoch_size=5, batch_size=16, learning_rate=0.01))[1]) == 2
 
 
-def _trained(recipe: Recipe) -> tuple[torch.nn.Module, list[tuple[int, int]]]:
+def _trained(
+    recipe: Recipe, file: Path | None = None, stop_at: int = 0
+) -> tuple[torch.nn.Module, list[tuple[int, int]]]:
     fit.start(recipe.seed, threads=1)
-    network, examples, steps = TINY.model(), TINY.examples(), []
+    network, examples, steps = TINY.model(), TINY.examples(), list[tuple[int, int]]()
+
+    def step(done: int, total: int, _: float) -> None:
+        steps.append((done, total))
+        if done == stop_at:
+            raise KeyboardInterrupt
+
     fit.fit(
         network,
         TINY,
         examples,
         np.zeros(len(examples), bool),
         recipe,
-        lambda done, total, _: steps.append((done, total)),
+        step,
+        file=file,
     )
     return network, steps
+
+
+def test_training_goes_on_from_what_was_kept_unless_it_is_another_recipe(tmp_path: Path) -> None:
+    file = tmp_path / "training.pt"
+    whole, _ = _trained(RECIPE)
+    with pytest.raises(KeyboardInterrupt):
+        _trained(RECIPE, file, stop_at=45)
+    resumed, steps = _trained(RECIPE, file)
+    assert steps == [(done, 60) for done in range(41, 61)] and _same(whole, resumed)
+    assert len(_trained(Recipe(3, 320, 16, 0.02, seed=4), file)[1]) == 60
 
 
 def _same(one: torch.nn.Module, other: torch.nn.Module) -> bool:

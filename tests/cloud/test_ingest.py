@@ -74,6 +74,10 @@ ROWS: dict[str, dict[str, list[Any]]] = {  # one good row a table
         "compared": [9], "agreed": [8], "failed": [1], "shift": [0.1], "agreement_low": [0.5], "agreement_high": [1.0],
         "champion_p50_ms": [0.1], "champion_p99_ms": [0.2], "candidate_p50_ms": [0.1], "candidate_p99_ms": [0.2],
     },
+    "measured": {
+        "time": [1.0], "workload": ["w"], "job": [7], "sha256": ["ab"], "provider": ["cpu"], "fault": ["f" * 5000],
+        "max_diff": [0.0], "p50_ms": [3.1], "load_ms": [20.0], "memory_mb": [4.0], "device_class": ["c"],
+    },
 }  # fmt: skip
 
 

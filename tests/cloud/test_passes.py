@@ -1,6 +1,6 @@
 """Every pass keeps the contract, and a recipe's text is its name."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -19,19 +19,22 @@ from skerry_cloud.compress.passes.dynamic import Dynamic, Weights
 from skerry_cloud.compress.passes.graph import Half, Slim
 from skerry_cloud.compress.passes.static import Int8
 from skerry_cloud.compress.passes.tensorrt import TensorRt
+from skerry_cloud.examples import Examples
 from skerry_cloud.passes import Form, Material, Pass
 from skerry_cloud.testing import check_pass, material
 from skerry_cloud.train import networks
 from skerry_cloud.train.distil import Distil, Tune, divergence
 from skerry_cloud.train.export import Onnx, export
 from skerry_cloud.train.prune import Prune
+from skerry_cloud.train.quantise import Qat
 from skerry_shared import plugins
 from skerry_shared.errors import ConfigError, ModelError, NotFoundError
 
 HERE = Path(__file__).parent
 PASSES: tuple[Pass, ...] = (
-    Distil(0.5, epochs=1), Tune(epochs=1), Prune(0.5), Onnx(), Int8("x86_64"), Int8("aarch64", "minmax"),
-    Int8("x86_64", "entropy", spare=1), Dynamic(), Weights(8), Weights(4), Half(), Slim(), TensorRt(),
+    Distil(0.5, epochs=1), Tune(epochs=1), Prune(0.5), Qat(epochs=1, bits=7), Onnx(), Int8("x86_64"),
+    Int8("aarch64", "minmax"), Int8("x86_64", "entropy", spare=1), Dynamic(), Weights(8), Weights(4), Half(), Slim(),
+    TensorRt(),
 )  # fmt: skip
 
 
@@ -106,6 +109,7 @@ steps = st.one_of(
     st.builds(Distil, st.floats(0.1, 2), st.integers(1, 99)),
     st.builds(Tune, st.integers(1, 99), st.floats(0.1, 1)),
     st.builds(Prune, st.floats(0.1, 0.9)),
+    st.builds(Qat, st.integers(1, 99), st.sampled_from([7, 8])),
 )
 ends = st.one_of(
     st.builds(Int8, st.sampled_from(["x86_64", "aarch64"]), st.sampled_from(["minmax", "entropy", "percentile"]),
@@ -146,6 +150,7 @@ def test_a_twin_differs_in_its_architecture_alone() -> None:
         ("int8(arhc='x86_64')", ConfigError, "unknown key 'arhc'; did you mean 'arch'?"),
         ("int8", ConfigError, "missing key 'arch'"),
         ("prune(keep=1.5)", ConfigError, "0 < keep < 1"),
+        ("qat(epochs=1, bits=4)", ConfigError, "bits 7 or 8"),
         ("shrink", NotFoundError, "no 'shrink'; known: .*distil"),
         ("slim + prune(keep=0.5)", ConfigError, "slim gives onnx, but prune takes network"),
         ("prune(0.5)", ConfigError, "not name"),
@@ -210,6 +215,49 @@ class _Odd(nn.Module):
         if hidden.shape[1] != 16:
             raise RuntimeError("16 of them, please")
         return torch.as_tensor(self.last(hidden))
+
+
+@pytest.mark.parametrize(("bits", "arch", "largest"), [(7, "x86_64", 64), (8, "aarch64", 127)])
+def test_what_was_trained_for_integers_lies_on_their_grid(
+    sources: dict[Form, Path], stuff: Material, tmp_path: Path, bits: int, arch: str, largest: int
+) -> None:
+    Qat(1, bits)(sources["network"], tmp_path / "model.pt", stuff)
+    Onnx()(tmp_path / "model.pt", tmp_path / "model.onnx", stuff)
+    Int8(arch)(tmp_path / "model.onnx", tmp_path / "int8.onnx", stuff)
+    constants = {
+        each.name: onnx.numpy_helper.to_array(each) for each in onnx.load(tmp_path / "int8.onnx").graph.initializer
+    }
+    parameters = networks.read(tmp_path / "model.pt", stuff.workload).parameters()
+    trained = next(each.detach().numpy() for each in parameters if each.dim() == 4)
+    (name,) = (name for name, values in constants.items() if values.dtype == np.int8 and values.shape == trained.shape)
+    scales = constants[name.replace("_quantized", "_scale")].reshape(-1, 1, 1, 1)
+    assert np.abs(constants[name]).max() == largest
+    assert np.allclose(constants[name] * scales, trained, atol=1e-6)
+
+
+def test_training_for_integers_mends_what_they_break(stuff: Material, tmp_path: Path) -> None:
+    """A weight of an input that never changes makes the grid so coarse that the others are rounded to nothing."""
+    examples = Examples(stuff.train.inputs.copy(), stuff.train.labels)
+    examples.inputs[:, 0, 0] = 127
+    dull = replace(stuff, train=examples, calibration=examples.inputs)
+    layer = nn.Linear(16, 2)
+    halves = torch.tensor([[0.3, 0.3, -0.3, -0.3] * 4])
+    layer.weight.data = torch.cat([halves, -halves])
+    layer.weight.data[:, 0] = 100
+    layer.bias.data.zero_()
+    networks.write(nn.Sequential(nn.Flatten(), layer), tmp_path / "model.pt")
+
+    def right(recipe: str) -> float:
+        source = tmp_path / "model.pt"
+        for number, step in enumerate(passes.parse(recipe)):
+            target = tmp_path / f"{number}{passes.SUFFIX[step.gives]}"
+            step(source, target, dull)
+            source = target
+        return float((models.load(source).run(examples.inputs).scores.argmax(1) == examples.labels).mean())
+
+    assert right("onnx") > 0.95
+    assert right("onnx + int8(arch='aarch64')") < 0.7
+    assert right("qat(epochs=20, rate=1.0) + onnx + int8(arch='aarch64')") > 0.95
 
 
 def test_slim_answers_the_same_from_a_smaller_file(sources: dict[Form, Path], stuff: Material, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skerry_cloud.compress.report import render
-from skerry_cloud.compress.study import Figures, Goal, Machine, Made, Search, Study, Trial, Verdict
+from skerry_cloud.compress.study import Figures, Goal, Machine, Made, OnDevice, Search, Study, Trial, Verdict
 from skerry_cloud.passes import Blame
 from skerry_shared.release import Kind
 
@@ -27,9 +27,13 @@ def verdict(passed: bool) -> Verdict:
     return Verdict("slice", "boots", passed, 0.4, 0.9, 1.0, 500, "boots: 0.4 points, at most 0.9")
 
 
+def found(name: str, latency_ms: float, fault: str = "") -> OnDevice:
+    return OnDevice("raspberry-pi-5", f"edge-{name}", "abc", "cpu", fault, 1e-6, latency_ms, 20.0, 4.0)
+
+
 def study(name: str = "fashion") -> Study:
     trials = (
-        trial("slim", 0.93, 400_000, 1.0, verdicts=(verdict(True),)),
+        trial("slim", 0.93, 400_000, 1.0, verdicts=(verdict(True),), devices=(found(name, 3.1), found(name, 0, name))),
         trial(f"int8 + {name}", 0.929, 100_000, 0.3, verdicts=(verdict(True),), blame=(Blame(name, "Conv", 0.1),)),
         trial("prune + int8", 0.90, 60_000, 0.2, verdicts=(verdict(False),)),
         Trial("distil + int8", KIND, 0, (), None, error=f"no {name} here"),
@@ -73,7 +77,7 @@ def test_it_tells_what_was_tried_chosen_and_why() -> None:
     for words in (
         "fashion: compression", "onnxruntime-int8-aarch64", "raspberry-pi-5", "because fashion", "92.90%", "98 KB",
         "30 µs", "fails slice boots", "no fashion here", "A CPU", "abababababababab", "at most 1024 KB",
-        "30 minutes to search",
+        "30 minutes to search", "On devices", "edge-fashion", "3.1 ms", "right within 1.0e-06",
     ):  # fmt: skip
         assert words in page.text, words
     assert page.tags.count("circle") == 4  # the float model, and what was measured

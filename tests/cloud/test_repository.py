@@ -79,6 +79,23 @@ def test_a_publication_cut_short_leaves_a_whole_repository_and_can_be_repeated(
     assert fetch(client(tmp_path, repository), f"fashion/{number}/a.bundle") == b"again"
 
 
+def test_what_is_withdrawn_is_out_of_the_metadata_and_off_the_disk(tmp_path: Path, repository: Repository) -> None:
+    repository.publish("fashion", 1, {"a": b"one"}, NOW)
+    placed = repository.publish("fashion", 0, {"a-1": b"candidate", "a-2": b"another"}, NOW)
+    assert fetch(client(tmp_path, repository), "fashion/0/a-1.bundle") == b"candidate"
+    repository.withdraw("fashion", [placed["a-1"].path, "fashion/0/never.bundle"], NOW)
+    updater = client(tmp_path, repository)
+    assert updater.get_targetinfo("fashion/0/a-1.bundle") is None
+    assert fetch(updater, "fashion/0/a-2.bundle") == b"another"
+    assert len(list((tmp_path / "repository/targets/fashion/0").iterdir())) == 1
+    repository.withdraw_candidates(NOW)
+    updater = client(tmp_path, repository)
+    assert updater.get_targetinfo("fashion/0/a-2.bundle") is None
+    assert fetch(updater, "fashion/1/a.bundle") == b"one"
+    assert not (tmp_path / "repository/targets/fashion/0").exists()
+    repository.publish("fashion", 0, {"a-1": b"candidate"}, NOW)  # measured once more
+
+
 def test_what_ages_is_renewed_and_a_client_follows(tmp_path: Path, repository: Repository) -> None:
     repository.publish("fashion", 1, {"a": b"one"}, NOW)
     assert not repository.renew(NOW)

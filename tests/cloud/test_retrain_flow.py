@@ -1,5 +1,6 @@
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +8,11 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
-from skerry_cloud.retrain.flow import Retrainer
+from skerry_cloud.retrain.flow import Asked, Retrainer
+from skerry_cloud.retrain.harm import Accuracy
 from skerry_cloud.retrain.policy import Policy
 from skerry_cloud.specs import Wanted
-from skerry_cloud.store import Alarm, Bundle, Dataset, Device, Event, Installed, Release, Run, Store
+from skerry_cloud.store import Alarm, Bundle, Dataset, Device, Event, Installed, Release, Retraining, Run, Store
 from skerry_shared.errors import LinkError
 
 NOW = 1_800_000_000.0
@@ -38,7 +40,8 @@ class Steps:
 
     def __init__(self, passed: bool = True, broken: Exception | None = None) -> None:
         self.calls: list[Any] = []
-        self._passed, self._broken = passed, broken
+        self._passed, self.broken = passed, broken
+        self.store: Store
 
     async def ingest(
         self, workload: str, actor: str, report: Any, samples: Path | None = None, parent: int = 0
@@ -46,15 +49,23 @@ class Steps:
         assert samples
         with np.load(samples) as file:
             self.calls.append(("ingest", parent, file["labels"].tolist(), file["sources"].tolist()))
-        return Dataset(workload=workload, number=2, parent=parent, created=NOW, sha256="", rows=1, sources={})
+        dataset = Dataset(workload=workload, number=2, parent=parent, created=NOW, sha256="", rows=1, sources={})
+        async with self.store.begin() as session:
+            await session.merge(dataset)
+        return dataset
 
-    async def train(self, workload: str, dataset: int, parent: int, epochs: int, actor: str, report: Any) -> Run:
-        self.calls.append(("train", dataset, parent, epochs, actor))
-        if self._broken:
-            raise self._broken
+    async def enqueue(self, workload: str, dataset: int, parent: int, epochs: int) -> Run:
+        self.calls.append(("enqueue", dataset, parent, epochs))
         run = Run(workload=workload, dataset=dataset, parent=parent, code="", state="trained", created=NOW)
-        run.id = 9
+        async with self.store.begin() as session:
+            session.add(run)
         return run
+
+    async def fit(self, number: int, actor: str, report: Any) -> Run:
+        self.calls.append(("fit", number, actor))
+        if self.broken:
+            raise self.broken
+        return await self.store.get(Run, number)
 
     async def compress(self, number: int, wanted: Wanted, actor: str, report: Any) -> None:
         self.calls.append(("compress", number, wanted))
@@ -68,7 +79,10 @@ class Steps:
 
     async def publish(self, number: int, reason: str, actor: str) -> Release:
         self.calls.append(("publish", number))
-        return Release(workload="w", number=2, run=number, owner="o", created=NOW, reason=reason)
+        release = Release(workload="w", number=2, run=number, owner="o", created=NOW, reason=reason)
+        async with self.store.begin() as session:
+            await session.merge(release)
+        return release
 
 
 class World:
@@ -77,7 +91,14 @@ class World:
     def __init__(self, store: Store, folder: Path, steps: Steps, labels: int = 30) -> None:
         self.store, self.steps, self.labels = store, steps, labels
         self.started: list[tuple[str, int]] = []
-        self.retrainer = Retrainer(store, steps, self._labelled, self._start, POLICY, folder, lambda: NOW)
+        self.since = {"edge-1": NOW}
+        steps.store, self._folder, self.rolling = store, folder, True
+        self.retrainer = self.start()
+
+    def start(self, policy: Policy = POLICY) -> Retrainer:
+        """As a server that starts does."""
+        asked = Asked(self._labelled, self._estimate, self._start)
+        return Retrainer(self.store, self.steps, asked, policy, self._folder, lambda: NOW)
 
     async def build(self, kind: str) -> "World":
         async with self.store.begin() as session:
@@ -91,7 +112,7 @@ class World:
             session.add(Device(name="edge-1", profile="p", state="enrolled"))
             session.add(Installed(device="edge-1", workload="w", release=1))
             session.add(Alarm(level="device", name="edge-1", devices=["edge-1"], workload="w", release=1, kind=kind,
-                              health=kind, state="open", since=NOW - 60, raised=NOW,
+                              health=kind, state="open", opened=NOW, since=NOW - 60, raised=NOW,
                               summary="", detail={}))  # fmt: skip
         return self
 
@@ -104,12 +125,18 @@ class World:
         return [(event.before, event.after) for event in events]
 
     async def _labelled(self, workload: str, since: Mapping[str, float]) -> Samples:
-        assert (workload, since) == ("w", {"edge-1": NOW})
+        assert (workload, since) == ("w", self.since)
         size, wrong = self.labels, np.zeros(self.labels, bool)
         ones = np.ones(size)
         return Samples(np.zeros((size, 2)), np.arange(size), ["edge-1"] * size, ones.astype(int), wrong, ones)
 
+    async def _estimate(self, workload: str, release: int, since: Mapping[str, float]) -> Accuracy:
+        assert (workload, release, since) == ("w", 1, self.since)
+        return Accuracy(0.5, 0.45, 0.55, 100)
+
     async def _start(self, workload: str, release: int) -> None:
+        if not self.rolling:
+            raise asyncio.CancelledError
         self.started.append((workload, release))
 
 
@@ -126,10 +153,11 @@ def test_from_alarm_to_rollout_in_order(with_store: Callable[[Any], None], tmp_p
         await world.retrainer.tick()
         assert world.steps.calls == [
             ("ingest", 1, list(range(30)), ["device:edge-1"] * 30),
-            ("train", 2, 1, 7, "policy"),
-            ("compress", 9, Wanted(("p",), recipes=("recipe of run 1",))),
-            ("compare", 1, 9, 2.0),
-            ("publish", 9),
+            ("enqueue", 2, 1, 7),
+            ("fit", 2, "policy"),
+            ("compress", 2, Wanted(("p",), recipes=("recipe of run 1",), device_minutes=0)),
+            ("compare", 1, 2, 2.0),
+            ("publish", 2),
         ]
         assert world.started == [("w", 2)]
         assert await world.notes() == [("", "retraining"), ("retraining", "release 2")]
@@ -137,6 +165,96 @@ def test_from_alarm_to_rollout_in_order(with_store: Callable[[Any], None], tmp_p
 
     tell(with_store, tmp_path, Steps(), story)
     assert list(tmp_path.glob("*.npz")) == []
+
+
+STEPS = ("ingest", "enqueue", "fit", "compress", "compare", "publish", "start")
+
+
+@pytest.mark.parametrize("cut", STEPS)
+def test_whatever_cuts_a_retraining_short_it_goes_on_from_there(
+    with_store: Callable[[Any], None], tmp_path: Path, cut: str
+) -> None:
+    """As when the process is killed within this step: what was done is not done again, the rest is."""
+
+    async def story(world: World) -> None:
+        if cut == "start":
+            world.rolling = False
+        else:
+            step = getattr(world.steps, cut)
+
+            async def killed(*_: Any, **__: Any) -> None:
+                setattr(world.steps, cut, step)
+                raise asyncio.CancelledError
+
+            setattr(world.steps, cut, killed)
+        with pytest.raises(asyncio.CancelledError):
+            await world.retrainer.tick()
+        assert (await world.healths())[-1] == "retrain" and world.started == []
+        world.rolling = True
+        await world.start().tick()
+        assert world.started == [("w", 2)] and await world.healths() == ["harm", "retrain", "canary"]
+        once = [call[0] for call in world.steps.calls if call[0] not in ("fit", "compress", "compare")]
+        assert once == ["ingest", "enqueue", "publish"]
+        (row,) = await world.store.all(select(Retraining))
+        assert (row.state, row.dataset, row.run, row.published) == ("done", 2, 2, 2)
+
+    tell(with_store, tmp_path, Steps(), story)
+
+
+def test_an_alarm_that_is_resolved_meanwhile_stays_so(with_store: Callable[[Any], None], tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        compare = world.steps.compare
+
+        async def resolve(*asked: Any) -> Judged:
+            async with world.store.begin() as session:
+                alarm = await session.get_one(Alarm, 1)
+                alarm.state, alarm.health = "resolved", "ok"
+            return await compare(*asked)
+
+        world.steps.compare = resolve  # type: ignore[method-assign, assignment]
+        await world.retrainer.tick()
+        assert (await world.store.get(Alarm, 1)).health == "ok" and world.started == [("w", 2)]
+
+    tell(with_store, tmp_path, Steps(), story)
+
+
+@pytest.mark.parametrize(
+    ("policy", "words"),
+    [
+        (replace(POLICY, on=("estimate",), min_accuracy=0.6), "accuracy is estimated 50.0%"),
+        (replace(POLICY, on=("schedule",), every_days=1), "days since the last training"),
+        (replace(POLICY, on=("labels",), new_labels=30), "30 new labels"),
+    ],
+)
+def test_without_an_alarm_other_reasons_count(
+    with_store: Callable[[Any], None], tmp_path: Path, policy: Policy, words: str
+) -> None:
+    async def story(world: World) -> None:
+        world.since = {"edge-1": NOW - 1e6}
+        async with world.store.begin() as session:
+            (await session.get_one(Alarm, 1)).state = "resolved"
+            (await session.get_one(Run, 1)).created = NOW - 1e6
+        await world.start().tick()
+        assert world.started == []
+        await world.start(policy).tick()
+        (row,) = await world.store.all(select(Retraining))
+        assert words in row.reason and row.alarms == [] and world.started == [("w", 2)]
+
+    tell(with_store, tmp_path, Steps(), story)
+
+
+def test_a_month_whose_budget_is_spent_waits(with_store: Callable[[Any], None], tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        async with world.store.begin() as session:
+            (await session.get_one(Run, 1)).seconds = 600.0
+            session.add(Retraining(workload="w", champion=1, alarms=[], state="done", reason="", began=NOW - 7200,
+                                   ended=NOW - 7000, run=1))  # fmt: skip
+        retrainer = world.start(replace(POLICY, budget_minutes=19))
+        await retrainer.tick()
+        assert world.steps.calls == []
+        assert "10.00 minutes are spent, another 10.00 would exceed" in retrainer.verdicts["w"].reason
+
+    tell(with_store, tmp_path, Steps(), story)
 
 
 def test_too_few_labels_wait(with_store: Callable[[Any], None], tmp_path: Path) -> None:

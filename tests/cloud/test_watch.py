@@ -160,6 +160,23 @@ def test_one_alarm_until_reset() -> None:
     fleet.watch.reset(place(DEVICE, "nobody"))
 
 
+def much_darker(values: np.ndarray[Any, Any]) -> None:
+    values[:, 0] -= 2.5
+
+
+@pytest.mark.parametrize(
+    ("change", "channel", "kind"), [(much_darker, "brightness", "drift"), (broken, "contrast", "data-quality")]
+)
+def test_what_gets_worse_is_told_once_of_the_place_that_alarmed(change: Change, channel: str, kind: str) -> None:
+    fleet = Fleet(TEN)
+    (first,) = fleet.run(10, {"d3": darker})
+    (further,) = fleet.run(20, {"d3": change})
+    assert further.again and not first.again
+    assert (further.place, further.devices, further.kind) == (first.place, ("d3",), kind)
+    assert further.channels[0].channel == channel and " further since " in summary(further)
+    assert fleet.run(20, {"d3": change}) == []
+
+
 def test_a_silent_device_is_not_held_against_its_group() -> None:
     fleet = Fleet(TEN)
     assert len(fleet.run(8, {"d2": darker})) == 1

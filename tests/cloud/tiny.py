@@ -1,5 +1,6 @@
 """A workload as a user writes one, for the tests: is the left or the right half of a picture the brighter one?"""
 
+import time
 from typing import ClassVar
 
 import numpy as np
@@ -37,6 +38,14 @@ class Tiny(Workload):
 
     def prepare(self, inputs: Tensor) -> Tensor:
         return inputs.float() / 255 - 0.5
+
+
+class Slow(Tiny):
+    """Takes its time, so that it can be killed at a step."""
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        time.sleep(0.02)
+        return super().loss(logits, labels)
 
 
 class Childless(Tiny):

@@ -40,7 +40,7 @@ from skerry_edge.update.state import StateFile
 from skerry_edge.update.world import Live, World
 from skerry_proto.v1 import inference_pb2 as pb
 from skerry_proto.v1 import services_pb2, telemetry_pb2
-from skerry_shared import identity, signing, telemetry, wire
+from skerry_shared import bundle, identity, signing, telemetry, wire
 from skerry_shared.errors import DeadlineError, InputError, StateError
 from skerry_shared.release import Manifest
 from skerry_shared.sealing import IngestKey, Opener
@@ -447,6 +447,37 @@ def test_a_shadow_reports_and_the_champion_goes_on_serving(
         stop(agent)
     (compared,), (champion,) = machine.told()["shadow"]["compared"], machine.told()["shadow"]["champion"]
     assert (compared, champion) == (SAMPLES, 1)
+
+
+def test_a_candidate_is_measured_through_a_kill_and_what_serves_is_not_touched(
+    tmp_path: Path, director: Ed25519PrivateKey, cloud: Any, publisher: Any, gateway: Any, pictures: Any,
+    release: Callable[..., tuple[bytes, Manifest]], assign: Callable[..., bytes], weights: np.ndarray[Any, Any],
+) -> None:  # fmt: skip
+    port, downs = gateway
+    settings = f'repository = "{cloud.url}/tuf"\ngateway = "127.0.0.1:{port}"\n'
+    machine = Machine(tmp_path / "d", director, cloud.authority, settings)
+    machine.folders.trust_root.write_bytes(publisher.root)
+    first, candidate = release(1)[0], release(0, -weights)[0]
+    machine.install(first, assign(first, 1, 1))
+    serving = sorted(path for path in machine.folders.workload("tiny").root.rglob("*") if path.is_file())
+    before = {path: path.read_bytes() for path in serving if "engines" not in path.parts}
+    path = "tiny/0/generic-x86-64-ab.bundle"
+    publisher.publish(path, candidate)
+    expires = int(time.time()) + 3600
+    with start(machine.folders.root, until="linked over grpc") as agent:
+        downs.put(telemetry_pb2.Down(desired=assign(candidate, 0, 2, expires=expires, path=path, mode="measure")))
+        wait_for(agent, "benchmark 2 of tiny begins")
+        agent.kill()
+        agent.wait()
+    assert not machine.told()["measured"]["job"]
+    with start(machine.folders.root, until="benchmark 2 of tiny is done") as agent:  # nobody has to tell it again
+        assert ask(f"unix:{machine.folders.socket}", pictures(1)).model_version == "1"
+        stop(agent)
+    told = machine.told()["measured"]
+    assert (told["job"], told["provider"], told["fault"]) == ([2], ["cpu"], [""])
+    assert told["sha256"] == [bundle.digest(candidate)] and told["p50_ms"][0] > 0
+    assert {path: path.read_bytes() for path in before} == before
+    assert [path.name for path in machine.folders.bench.iterdir()] == ["job"]
 
 
 class Asking(threading.Thread):

@@ -13,7 +13,7 @@ from skerry_edge.config import Health, Shadow
 from skerry_edge.infer.models import load_model
 from skerry_edge.update.flow import UpdateFlow
 from skerry_edge.update.memory import Memory
-from skerry_edge.update.plan import Device, Floor, authenticate
+from skerry_edge.update.plan import Device, Floor, Order, authenticate
 from skerry_edge.update.slots import Slots
 from skerry_edge.update.state import StateFile
 from skerry_edge.update.workloads import Workloads
@@ -38,11 +38,13 @@ class Crew:
         self.told: list[Transition] = []
         self.news = threading.Condition()
         self.bundles: dict[str, bytes] = {}
+        self.jobs: list[Order] = []
         self.slow, self.serving, self.broken = threading.Event(), dict[str, int | None](), list[Exception]()
         self.slow.set()
         self.workloads = Workloads(
             lambda data: authenticate(data, director.public_key(), self.device), self.open,
             Door(self.report, lambda: 2000.0), lambda _: None, self.hear,
+            self.jobs.append,
         )  # fmt: skip
 
     def open(self, name: str) -> UpdateFlow:
@@ -145,6 +147,19 @@ def test_a_clock_that_fell_back_does_not_revive_what_expired_whatever_it_is_abou
     crew.until("tiny", "healthy")
     crew.workloads.desire(assign(crew.add(release(1, workload="ear")[0]), 1, 2, workload="ear", expires=40_000))
     assert "assignment: expired 10000 s ago" in crew.until("", "refused").reason
+
+
+def test_a_benchmark_is_passed_on_and_touches_no_workload(crew: Crew, release: Release, assign: Assign) -> None:
+    crew.slow.clear()
+    crew.workloads.desire(assign(crew.add(release(1, workload="ear")[0]), 1, 1, workload="ear"))
+    crew.until("ear", "fetching")
+    assert crew.workloads.occupied() == "an update of ear is under way"
+    crew.workloads.desire(assign(release(0)[0], 0, 2, mode="measure"))
+    assert [order.assignment.counter for order in crew.jobs] == [2]
+    assert not (crew.folder / "tiny").exists()
+    crew.slow.set()
+    crew.until("ear", "healthy")
+    assert crew.workloads.occupied() == ""
 
 
 @pytest.mark.parametrize(

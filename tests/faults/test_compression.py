@@ -18,7 +18,7 @@ from skerry_cloud.specs import CompressSpec, TrainSpec, Wanted
 from skerry_cloud.train.job import work as train
 
 WORKLOADS = Path(__file__).parents[1] / "cloud"
-PROGRAM = Path(__file__).with_name("search.py")
+PROGRAM = Path(__file__).with_name("job.py")
 KILLS = (1, 3)  # trials after which the search is killed
 STUDENT = "distil(width=0.5, epochs=3) + onnx"
 INT8 = "int8(arch='x86_64') + slim"
@@ -57,7 +57,7 @@ def search(folder: Path) -> "subprocess.Popen[str]":
     spec = CompressSpec("tiny.py:Tiny", WORKLOADS, folder / "data", 1, folder / "run", wanted)
     path = folder / "spec.json"
     path.write_text(json.dumps(dataclasses.asdict(spec), default=str))
-    command = [sys.executable, str(PROGRAM), str(path)]
+    command = [sys.executable, str(PROGRAM), "compress", str(path)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
 

@@ -296,9 +296,12 @@ def test_the_newest_assignment_of_each_workload_is_retained_for_a_device_that_li
     async def run() -> None:
         inbox, told = MemoryInbox(), [desired("ear", 1), desired("eye", 2)]
         async with mqtt_pair(tmp_path) as pair, pair.carrier.serve(inbox):
-            async with pair.dial("a").connect():
+            job = desired("ear", 0, "measure")
+            async with pair.dial("a").connect() as link:
                 await inbox.until(lambda seen: seen.online == {"a": True})
-                assert all([await pair.carrier.send("a", down) for down in told])
+                assert all([await pair.carrier.send("a", down) for down in (*told, job)])
+                downs = link.receive()
+                assert [await anext(downs) for _ in range(3)] == [*told, job]
             async with pair.dial("a").connect() as link:
                 downs = link.receive()
                 assert {await anext(downs), await anext(downs)} == set(told)

@@ -45,7 +45,10 @@ def ask(stage: Stage, method: str, path: str, token: str = "", **more: Any) -> t
     return answer.status, json.loads(answer.data)
 
 
-@pytest.mark.parametrize("path", ["/devices", "/events", "/runs", "/telemetry", "/releases/digits/1", "/alarms/1"])
+@pytest.mark.parametrize(
+    "path",
+    ["/devices", "/events", "/runs", "/telemetry", "/lake", "/lake/quarantine", "/releases/digits/1", "/alarms/1"],
+)
 @pytest.mark.parametrize("token", ["", "wrong"])
 def test_nothing_is_shown_without_the_operators_token(stage: Stage, path: str, token: str) -> None:
     status, said = ask(stage, "GET", path, token)
@@ -163,3 +166,25 @@ def test_what_was_acknowledged_survives_kill_and_the_broker_dies_with_its_cloud(
 
 def _children(process: int) -> list[int]:
     return list(map(int, Path(f"/proc/{process}/task/{process}/children").read_text().split()))
+
+
+def test_the_lake_is_asked_in_sql_and_only_asked(stage: Stage, tmp_path: Path) -> None:
+    here = {"SKERRY_CLOUD": str(stage.operator)}
+
+    def lake(*command: object) -> "subprocess.CompletedProcess[str]":
+        return run(BIN / "skerry", "lake", *command, environment=here)
+
+    tables = json.loads(lake("tables", "--json").stdout)
+    assert {row["table"] for row in tables} >= {"windows", "samples", "quarantine"}
+    assert json.loads(lake("query", "SELECT count(*) AS rows FROM windows", "--json").stdout) == [{"rows": 0}]
+    saved = tmp_path / "rows.csv"
+    assert lake("query", "SELECT 1 AS a, [1, 2] AS b, 'x'::BLOB AS c", "--csv", saved).returncode == 0
+    assert saved.read_text().splitlines() == ["a,b,c", '1,"[1, 2]",eA==']
+    for wrong, why in (
+        ("SELECT * FROM gossip", "gossip does not exist"), ("DROP TABLE windows", "only reads"),
+        ("SELECT 1; SELECT 2", "needs one statement"), ("SELECT * FROM read_csv('/etc/passwd')", "disabled"),
+    ):  # fmt: skip
+        refused = lake("query", wrong)
+        assert refused.returncode == 2 and why in refused.stderr, wrong
+    assert json.loads(lake("quarantine", "--json").stdout) == []
+    assert len(json.loads(lake("maintain", "--dry-run", "--json").stdout)) == len(tables)

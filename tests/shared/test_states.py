@@ -3,13 +3,34 @@ from typing import Any
 import pytest
 
 from skerry_shared.errors import StateError
-from skerry_shared.states import ROLLOUT, UNDER_WAY, UPDATE, Rollout, RolloutEvent, Update, UpdateEvent, step
+from skerry_shared.states import (
+    ALARM,
+    HEALTH,
+    ROLLOUT,
+    UNDER_WAY,
+    UPDATE,
+    Alarm,
+    AlarmEvent,
+    Health,
+    HealthEvent,
+    Rollout,
+    RolloutEvent,
+    Update,
+    UpdateEvent,
+    step,
+)
 
 pytestmark = pytest.mark.arm64
 
 
 @pytest.mark.parametrize(
-    ("table", "states", "events"), [(UPDATE, Update, UpdateEvent), (ROLLOUT, Rollout, RolloutEvent)]
+    ("table", "states", "events"),
+    [
+        (UPDATE, Update, UpdateEvent),
+        (ROLLOUT, Rollout, RolloutEvent),
+        (ALARM, Alarm, AlarmEvent),
+        (HEALTH, Health, HealthEvent),
+    ],
 )
 def test_every_state_and_event_has_a_row_or_raises(table: Any, states: Any, events: Any) -> None:
     for state in states:

@@ -76,9 +76,8 @@ class MqttCarrier:
         """See ``Carrier``."""
         if self._client is None or device not in self._online:
             return False
-        desired = wire.decode(Down, down).desired
-        name = topic(self._fleet, device, "ack" if desired is None else _desired_leaf(desired))
-        return not self._client.publish(name, down, qos=1, retain=desired is not None).rc
+        leaf, retained = _leaf(wire.decode(Down, down))
+        return not self._client.publish(topic(self._fleet, device, leaf), down, qos=1, retain=retained).rc
 
     async def _pump(self, connection: "_Connection", inbox: Inbox) -> None:
         while True:
@@ -178,10 +177,12 @@ class _Connection:
             self._loop.call_soon_threadsafe(handle, *values)
 
 
-def _desired_leaf(signed: bytes) -> str:
-    """Each workload has its own, so that the newest assignment of each is retained."""
-    assignment = wire.decode(Assignment, wire.decode(Signed, signed).document)
-    return DESIRED.replace("+", assignment.workload)
+def _leaf(down: Down) -> tuple[str, bool]:
+    """Where it goes, and whether it is retained there: of each workload the newest assignment but a passing job."""
+    if down.desired is None:
+        return "ack", False
+    assignment = wire.decode(Assignment, wire.decode(Signed, down.desired).document)
+    return DESIRED.replace("+", assignment.workload), not assignment.measure
 
 
 def _client(context: ssl.SSLContext) -> Client:

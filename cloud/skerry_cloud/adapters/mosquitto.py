@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 SYSTEM = "/usr/sbin/mosquitto"  # Debian's place, which is not in a user's PATH
 RUNNING = b" running"  # how Mosquitto ends the line that says it accepts connections
 START = 10.0  # seconds until it must have said so
+END = 2.0  # seconds until it must have ended; it forgets a signal that comes just as it begins to serve
 RESTART = (0.5, 60.0)  # seconds, first and longest wait before a broker is started again
 STEADY = 60.0  # seconds after which a broker counts as one that works
 LINE = 1 << 20  # bytes of a line of its log: above all that a client can make it say
@@ -108,8 +109,12 @@ class _Broker:
     async def stop(self) -> None:
         """End it, if it runs."""
         if self._process is not None and self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):  # it ended just now
-                self._process.terminate()
+            ending = asyncio.ensure_future(self._process.wait())
+            for signal in (self._process.terminate, self._process.kill):
+                with contextlib.suppress(ProcessLookupError):  # it ended just now
+                    signal()
+                if (await asyncio.wait({ending}, timeout=END))[0]:
+                    break
         await self._ended()
 
     async def _ended(self) -> int | None:

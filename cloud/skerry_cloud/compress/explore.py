@@ -25,6 +25,7 @@ from skerry_shared.errors import ModelError
 from skerry_shared.release import Kind
 
 WEIGHED = "figures.json"
+MENDING, EXPORT = "qat", "onnx"  # passes
 FINALISTS = 4  # that come to the gates; the more there are, the surer each must be
 
 
@@ -37,11 +38,12 @@ class Weighed:
 
 
 class Explorer:
-    """Searches for one kind of device after the other; they share what is made and the time that there is."""
+    """Searches for kinds of devices, one after the other; they share what is made and the time that there is."""
 
-    def __init__(self, kitchen: Kitchen, exam: Exam, goal: Goal, report: Report) -> None:
+    def __init__(self, kitchen: Kitchen, exam: Exam, goal: Goal, report: Report, spent: dict[str, float]) -> None:
+        """``spent``: seconds, by the folder of what they were spent on; of all searches of one study."""
         self._kitchen, self._exam, self._goal, self._report = kitchen, exam, goal, report
-        self._spent: dict[str, float] = {}  # seconds, by the folder of what they were spent on
+        self._spent = spent
 
     def search(self, kind: Kind, profiles: Sequence[str], recipes: Sequence[Recipe]) -> Search:
         """Try the recipes and choose one. Where none passes, ``chosen`` is empty and ``reason`` says why."""
@@ -58,19 +60,24 @@ class Explorer:
         return Search(kind, tuple(profiles), done, tuple(best), chosen, self._reason(judged, chosen))
 
     def _climb(self, kind: Kind, recipes: Sequence[Recipe]) -> Iterator[Trial]:
-        """Rung after rung, as far as the time goes."""
-        alive, cost = list(recipes), dict[str, float]()
+        """Rung after rung; what would take longer than is left, by all that is known, is passed over."""
+        alive, costs, known = list(recipes), Costs(), dict[str, Figures]()
         for rung, share in enumerate(shares(self._rungs(recipes))):
             found = dict[str, Figures]()
+            efforts = {passes.spell(recipe): passes.cut(recipe, share) for recipe in alive}
+            self._kitchen.ahead(self._certain(efforts, costs))
             for place, recipe in enumerate(alive, start=1):
-                text, small = passes.spell(recipe), passes.cut(recipe, share)
-                if not self._affordable(cost.get(text, 0.0) * ETA):
+                text = passes.spell(recipe)
+                small = efforts[text]
+                if self._needless(recipe, known) or not self._affordable(costs.expected(text, small)):
                     continue
                 before = self.seconds
                 trial = self._try(kind, small, rung)
-                cost[text] = self.seconds - before
+                costs.note(text, small, trial, self.seconds - before)
                 self._report(Progress(f"{kind.name} rung {rung + 1}", place, len(alive), _note(trial)))
                 yield trial
+                if trial.figures:
+                    known[text] = trial.figures
                 if trial.figures and passes.epochs(recipe):
                     found[text] = trial.figures
             going = survivors(found, self._goal)
@@ -89,6 +96,19 @@ class Explorer:
     def _affordable(self, seconds: float) -> bool:
         limit = self._goal.minutes * 60
         return not limit or not self._spent or self.seconds + seconds < limit
+
+    def _certain(self, efforts: Mapping[str, Recipe], costs: "Costs") -> list[Recipe]:
+        """What will be tried on this rung, as far as that can be said before it."""
+        return [
+            small
+            for text, small in efforts.items()
+            if small == _unmended(small) and self._affordable(costs.expected(text, small))
+        ]
+
+    def _needless(self, recipe: Recipe, known: Mapping[str, Figures]) -> bool:
+        """Would it mend what is not broken?"""
+        before = known.get(passes.spell(_unmended(recipe)))
+        return recipe != _unmended(recipe) and before is not None and before.loss_bound <= self._goal.max_drop
 
     def _try(self, kind: Kind, recipe: Recipe, rung: int) -> Trial:
         text = passes.spell(recipe)
@@ -169,6 +189,30 @@ def complaint(trial: Trial) -> list[str]:
     worst = ", ".join(f"{blame.operator} ({blame.type}) {blame.harm:.2g}" for blame in trial.blame[:3])
     blamed = [f"operators that change the scores most: {worst}"] if worst else []
     return [f"{trial.recipe} did not pass", *failed, *blamed]
+
+
+class Costs:
+    """Seconds that recipes took on the rung before, and an epoch of the slowest training."""
+
+    def __init__(self) -> None:
+        self._of, self._pace = dict[str, float](), 0.0
+
+    def expected(self, text: str, small: Recipe) -> float:
+        """What the recipe of this text, of which ``small`` is to be tried, will take at least."""
+        return max(self._of.get(text, 0.0) * ETA, self._pace * passes.epochs(small))
+
+    def note(self, text: str, small: Recipe, trial: Trial, seconds: float) -> None:
+        """That is what it took."""
+        self._of[text] = seconds
+        for step, made in zip(small, trial.lineage, strict=False):  # a recipe that broke has no lineage
+            if epochs := passes.epochs((step,)):
+                self._pace = max(self._pace, made.seconds / epochs)
+
+
+def _unmended(recipe: Recipe) -> Recipe:
+    """The same without quantisation-aware training; what is left of the export alone is the champion's own."""
+    rest = tuple(step for step in recipe if step.name != MENDING)
+    return rest[1:] if rest != recipe and rest[0].name == EXPORT else rest
 
 
 def _admit(kind: Kind, model: Path) -> None:

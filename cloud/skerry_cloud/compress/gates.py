@@ -40,13 +40,17 @@ class Evidence:
 
 def judge(evidence: Evidence, figures: Figures, goal: Goal, alpha: float = ALPHA) -> tuple[Verdict, ...]:
     """What every gate says. Where several candidates are judged one after the other, ``alpha`` is a share of ALPHA."""
-    limits = [("size", float(figures.model_bytes), goal.max_bytes, "bytes"),
-              ("latency", figures.latency_ms, goal.max_latency_ms, "ms")]  # fmt: skip
     return (
         *([_same(goal)] if evidence.same else _losses(evidence, goal, alpha)),
         _limit("golden", evidence.apart, evidence.tolerance, "largest difference of a golden answer between kernels"),
-        *(_limit(gate, value, limit, what) for gate, value, limit, what in limits if limit is not None),
+        *([] if goal.max_bytes is None else [_limit("size", figures.model_bytes, goal.max_bytes, "bytes")]),
+        *([] if goal.max_latency_ms is None else [latency(figures, goal.max_latency_ms)]),
     )
+
+
+def latency(figures: Figures, limit: float) -> Verdict:
+    """Of what was measured here, in milliseconds."""
+    return _limit("latency", figures.latency_ms, limit, "ms")
 
 
 def _losses(evidence: Evidence, goal: Goal, alpha: float) -> Iterator[Verdict]:

@@ -4,36 +4,32 @@ One variant for each distinct kind of device among the profiles, chosen by a stu
 report only if it passed its gates.
 """
 
-import functools
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from skerry_cloud import datasets, passes, runs, workloads
-from skerry_cloud.adapters.onnx_model import OnnxModel
 from skerry_cloud.compress import study
+from skerry_cloud.compress.cluster import ClusterKitchen
 from skerry_cloud.compress.explore import Explorer
 from skerry_cloud.compress.make import Kitchen
-from skerry_cloud.compress.measure import Exam, calibration_rows, exam
+from skerry_cloud.compress.material import gather
+from skerry_cloud.compress.measure import Exam, exam
 from skerry_cloud.compress.menu import imported, menu, plain
 from skerry_cloud.compress.passes import tensorrt
 from skerry_cloud.compress.report import render
-from skerry_cloud.compress.study import Goal, Search, Study
+from skerry_cloud.compress.study import Goal, Search, Study, Trial
 from skerry_cloud.compress.timing import machine
-from skerry_cloud.datasets import TRAIN, DatasetVersion, Rows
 from skerry_cloud.job import Progress, Report
-from skerry_cloud.passes import Material, Recipe
+from skerry_cloud.passes import Recipe
+from skerry_cloud.runs import Variant
 from skerry_cloud.specs import CompressSpec, Wanted
-from skerry_cloud.workloads import Examples, Workload
+from skerry_cloud.workloads import Workload
 from skerry_shared import profiles
 from skerry_shared.errors import ConfigError, GateError
 from skerry_shared.files import write_durably
 from skerry_shared.release import Kind
-
-CALIBRATION = 512  # inputs: the ranges of activations no longer change beyond some hundreds
 
 
 def work(spec: CompressSpec, report: Report) -> None:
@@ -47,14 +43,23 @@ def work(spec: CompressSpec, report: Report) -> None:
     rows = version.read()
     tested, goal = exam(workload, rows, champion), _goal(spec.wanted, workload)
     report(Progress("data", 1, 1, f"float32 accuracy {tested.figures.accuracy:.4f} on validation rows"))
-    kitchen = Kitchen(spec.run, spec.run / study.FOLDER, _material(spec, workload, version, rows, report))
-    explorer = Explorer(kitchen, tested, goal, report)
-    searches = [explorer.search(kind, names, recipes[kind]) for kind, names in kinds.items()]
+    material = gather(spec, workload, version, rows, report)
+    kitchen = (
+        ClusterKitchen(spec, material, report) if spec.ray else Kitchen(spec.run, spec.run / study.FOLDER, material)
+    )
+    asked, spent = {profiles.load(name).kind for name in spec.asked}, dict[str, float]()
+    searches = []
+    for kind, names in kinds.items():
+        here = replace(goal, max_latency_ms=None) if kind in asked else goal  # there the devices' latencies decide
+        searches.append(Explorer(kitchen, tested, here, report, spent).search(kind, names, recipes[kind]))
     record = Study(workload.name, spec.dataset, time.time(), machine(), goal, tested.figures, tuple(searches))
     runs.write(spec.run / study.FOLDER / study.STUDY, record)
     write_durably(spec.run / study.FOLDER / study.PAGE, render(record).encode())
     for search in searches:
-        _release(spec, search, kitchen, tested)
+        if search.kind in asked:
+            _keep(spec, search, kitchen, tested)
+        else:
+            _release(spec, search, kitchen, tested)
 
 
 def kinds_of(names: tuple[str, ...]) -> dict[Kind, list[str]]:
@@ -80,38 +85,29 @@ def _recipes(kind: Kind, wanted: Wanted, workload: Workload, champion: Path) -> 
     return menu(kind, workload) if wanted.minutes else [plain(kind)]
 
 
-def _material(spec: CompressSpec, workload: Workload, version: DatasetVersion, rows: Rows, report: Report) -> Material:
-    train = rows.of(TRAIN)
-    recent = version.recent(train)
-
-    def say(done: int, total: int, note: str) -> None:
-        if done * 100 // total > (done - 1) * 100 // total:
-            report(Progress("learn", done, total, note))
-
-    return Material(
-        workload=workload,
-        train=train.examples,
-        recent=recent,
-        calibration=train.examples.inputs[calibration_rows(recent, CALIBRATION)],
-        teacher=functools.cache(functools.partial(_answers, spec.run / runs.MODEL, workload, train.examples)),
-        say=say,
-        seed=spec.seed,
-        threads=spec.threads,
-    )
-
-
-def _answers(model: Path, workload: Workload, examples: Examples, view: int) -> NDArray[np.float32]:
-    """The champion's scores for a view of the examples. Every pass that trains asks for them."""
-    return OnnxModel(model).run(workload.seen(examples.inputs, view)).scores
-
-
 def _release(spec: CompressSpec, search: Search, kitchen: Kitchen, tested: Exam) -> None:
     """Put the chosen model where releases take it from; what an earlier study left is not to be taken for it."""
     variant = runs.variant(spec.run, search.kind)
     shutil.rmtree(variant.folder, ignore_errors=True)
-    trial = next((trial for trial in search.trials if trial.recipe == search.chosen), None)
-    if not trial or not trial.figures:
+    _fill(variant, _passed(search)[search.chosen], kitchen, tested)
+
+
+def _keep(spec: CompressSpec, search: Search, kitchen: Kitchen, tested: Exam) -> None:
+    """Put all that passed where devices' bundles are made from; ``settle`` has the last word."""
+    for recipe, trial in _passed(search).items():
+        variant = runs.finalist(spec.run, search.kind, recipe)
+        shutil.rmtree(variant.folder, ignore_errors=True)
+        _fill(variant, trial, kitchen, tested)
+
+
+def _passed(search: Search) -> dict[str, Trial]:
+    if not search.chosen:
         raise GateError(f"{search.kind.name}: {search.reason}")
+    return {trial.recipe: trial for trial in search.trials if trial.passed}
+
+
+def _fill(variant: Variant, trial: Trial, kitchen: Kitchen, tested: Exam) -> None:
+    assert trial.figures
     variant.folder.mkdir(parents=True)
     shutil.copyfile(kitchen.make(passes.parse(trial.recipe))[0], variant.model)
     if ranges := tensorrt.table(variant.model):

@@ -9,6 +9,7 @@ So recipes share what they have in common, and after a kill nothing is made twic
 import hashlib
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from skerry_cloud import passes, runs
@@ -37,6 +38,13 @@ class Kitchen:
         }
         self._folder, self.material = folder, material
 
+    def ahead(self, recipes: Sequence[Recipe]) -> None:
+        """These will be asked for soon: make them now where that saves time. Here it does not."""
+
+    def has(self, recipe: Recipe) -> bool:
+        """Is it made already?"""
+        return (self.place(recipe) / MADE).is_file()
+
     def can(self, recipe: Recipe) -> bool:
         """Has the run what the recipe starts from? An imported one has no network."""
         return self.source(recipe).is_file()
@@ -51,7 +59,7 @@ class Kitchen:
         for length, step in enumerate(recipe, start=1):
             folder = self.place(recipe[:length])
             model = folder / f"model{SUFFIX[step.gives]}"
-            if not (folder / MADE).is_file():
+            if not self.has(recipe[:length]):
                 self._make(recipe[:length], source, model)
             lineage.append(runs.read(Made, folder / MADE))
             source = model

@@ -9,6 +9,7 @@ from skerry_shared.errors import ConfigError
 from skerry_shared.release import Kind
 
 WIDTHS = (0.7, 0.5, 0.35, 0.25)
+BITS = {"x86_64": 7, "aarch64": 8}  # of a weight, as ``int8`` has them there
 PATIENCE = 3  # a student learns for so many times the workload's epochs; Beyer et al., CVPR 2022
 
 
@@ -29,8 +30,9 @@ def imported(kind: Kind) -> Recipe:
 
 
 def menu(kind: Kind, workload: Workload) -> list[Recipe]:
-    """Everything worth trying for this kind, what needs no training first."""
-    texts = [*_finished(kind), *(f"{start} + {end}" for start in _trained(workload) for end in _ends(kind))]
+    """Everything worth trying for this kind, what needs no training first, what only mends others last."""
+    trained = (f"{start} + {end}" for start in _trained(workload) for end in _ends(kind))
+    texts = [*_finished(kind), *trained, *_mended(kind, workload)]
     return [plain(kind), *map(passes.parse, texts)]
 
 
@@ -58,6 +60,13 @@ def _ends(kind: Kind) -> list[str]:
     if kind.precision != "int8":
         return ["onnx + slim"]
     return ["onnx + slim", *integers] if _timed_here(kind) else integers
+
+
+def _mended(kind: Kind, workload: Workload) -> list[str]:
+    """What is tried only where the same without ``qat`` loses too much; see ``explore``."""
+    if kind.runtime == "litert" or kind.precision != "int8":
+        return []
+    return [f"qat(epochs={workload.epochs}, bits={BITS[kind.arch]}) + onnx + int8(arch='{kind.arch}') + slim"]
 
 
 def _timed_here(kind: Kind) -> bool:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
 
-from skerry_cloud.compress.study import Figures, Search, Study, Trial, Verdict
+from skerry_cloud.compress.study import Figures, OnDevice, Search, Study, Trial, Verdict
 
 WIDTH, HEIGHT = 720, 340
 LEFT, RIGHT, TOP, BOTTOM = 64, 24, 18, 44  # margins of the plot
@@ -86,6 +86,7 @@ def _search(study: Study, search: Search) -> str:
             ("#", "recipe", "accuracy", "drop, at most", "size", "latency", "of float", "rung", ""),
             (_trial(trial, search, numbers[trial.recipe]) for trial in _ordered(search)),
         ),
+        _devices(search, numbers),
         *(_gates(trial, numbers[trial.recipe], trial is chosen) for trial in _ordered(search) if trial.verdicts),
         *(_blame(trial, numbers[trial.recipe]) for trial in _ordered(search) if trial.blame),
         _lineage(chosen, study) if chosen else "",
@@ -152,6 +153,29 @@ def _gates(trial: Trial, number: int, chosen: bool) -> str:
     return f"<details{' open' if chosen else ''}>{summary}\n{_table(('gate', '', 'figures'), rows)}</details>"
 
 
+def _devices(search: Search, numbers: dict[str, int]) -> str:
+    """What devices measured, each provider a row."""
+    rows = [
+        ("chosen" if trial.recipe == search.chosen else "",
+         [(str(numbers[trial.recipe]), True), (escape(found.device), False), (escape(found.profile), False),
+          (escape(found.provider), False), *_on_device(found)])
+        for trial in _ordered(search)
+        for found in trial.devices
+    ]  # fmt: skip
+    if not rows:
+        return ""
+    columns = ("#", "device", "profile", "provider", "latency", "loaded in", "memory", "")
+    return f"<h3>On devices</h3>\n{_table(columns, rows)}"
+
+
+def _on_device(found: OnDevice) -> list[Cell]:
+    if found.fault:
+        return [("", True), ("", True), ("", True), (f'<span class="bad">{escape(found.fault)}</span>', False)]
+    right = f'<span class="good">right within {found.max_diff:.1e}</span>'
+    return [(_ms(found.latency_ms), True), (_ms(found.load_ms), True), (f"{found.memory_mb:.1f} MB", True),
+            (right, False)]  # fmt: skip
+
+
 def _mark(verdict: Verdict) -> str:
     return '<span class="good">pass</span>' if verdict.passed else '<span class="bad">fail</span>'
 
@@ -190,7 +214,19 @@ def _lineage(trial: Trial, study: Study) -> str:
 
 
 def _table(columns: Sequence[str], rows: Iterable[tuple[str, list[Cell]]], kind: str = "") -> str:
-    numeric = {"#", "accuracy", "drop, at most", "size", "latency", "of float", "rung", "change", "took"}
+    numeric = {
+        "#",
+        "accuracy",
+        "drop, at most",
+        "size",
+        "latency",
+        "of float",
+        "rung",
+        "change",
+        "took",
+        "loaded in",
+        "memory",
+    }
     head = "".join(f"<th{_class('number' if name in numeric else '')}>{name}</th>" for name in columns)
     lines = [
         f"<tr{_class(kind)}>"

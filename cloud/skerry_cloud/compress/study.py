@@ -42,11 +42,13 @@ class Figures:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one gate said: accuracy, slice, corruption, golden, size or latency. ``subject`` is the slice or corruption.
+    """What one gate said: accuracy, slice, corruption, golden, size, latency or device. ``subject`` is the slice, the
+    corruption or the device.
 
     For accuracy, slice and corruption: ``value`` is the drop against the float champion in points, ``bound`` its upper
     bound at 95 % confidence, which must be within ``limit``, on ``examples`` paired rows. For golden: the largest
-    difference of a score; size: bytes; latency: milliseconds; there ``bound`` equals ``value``.
+    difference of a score; size: bytes; latency, device: milliseconds (``limit`` 0: any); there ``bound`` equals
+    ``value``.
     """
 
     gate: str
@@ -60,10 +62,27 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class OnDevice:
+    """What a device made of a candidate on one of its providers. ``fault``: why it cannot be used there; without a
+    ``provider``: nowhere. ``latency_ms``: median for one input; ``max_diff`` from the golden answers."""
+
+    profile: str
+    device: str
+    device_class: str
+    provider: str
+    fault: str
+    max_diff: float
+    latency_ms: float
+    load_ms: float
+    memory_mb: float
+
+
+@dataclass(frozen=True)
 class Trial:
     """One recipe at one effort. ``rung`` 0 is the cheapest. ``figures`` are None where it could not be made: ``error``.
 
-    ``verdicts`` are empty unless it came to the gates; ``blame`` is worst first, and empty unless it was asked for.
+    ``verdicts`` are empty unless it came to the gates; ``blame`` is worst first, and empty unless it was asked for;
+    ``devices`` are those that measured it.
     """
 
     recipe: str
@@ -74,6 +93,7 @@ class Trial:
     verdicts: tuple[Verdict, ...] = ()
     blame: tuple[Blame, ...] = ()
     error: str = ""
+    devices: tuple[OnDevice, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -91,6 +111,15 @@ class Search:
     front: tuple[str, ...]
     chosen: str
     reason: str
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What devices said of the finalists for one kind, by recipe. ``silent``: who did not say all, empty if all did."""
+
+    kind: Kind
+    found: dict[str, tuple[OnDevice, ...]]
+    silent: str
 
 
 @dataclass(frozen=True)

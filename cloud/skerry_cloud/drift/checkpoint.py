@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from skerry_cloud.drift.bank import STATE, Bank
 from skerry_cloud.drift.finding import Place
 from skerry_cloud.drift.traffic import Known, Traffic
-from skerry_cloud.drift.watch import State
+from skerry_cloud.drift.watch import Silence, State
 from skerry_shared.config import decode
 from skerry_shared.errors import InputError
 from skerry_shared.release import Channel
@@ -24,7 +24,7 @@ def dump(state: State) -> bytes:
     """The state, for ``load``."""
     arrays: Arrays = {}
     traffic = [_dump_traffic(model, found, arrays) for model, found in state.traffic.items()]
-    silent = [[*place, sorted(devices)] for place, devices in state.silent.items()]
+    silent = [[*place, sorted(silence.devices), silence.moved] for place, silence in state.silent.items()]
     head = json.dumps({"traffic": traffic, "silent": silent, "most": state.most})
     file = BytesIO()
     np.savez_compressed(file, head=np.frombuffer(head.encode(), np.uint8), **arrays)  # type: ignore[arg-type]
@@ -36,7 +36,7 @@ def load(data: bytes, tolerance: float) -> State:
     with np.load(BytesIO(data), allow_pickle=False) as arrays:
         head = json.loads(arrays["head"].tobytes())
         traffic = {tuple(told["model"]): _load_traffic(told, arrays, tolerance) for told in head["traffic"]}
-    silent = {Place(*place): frozenset(devices) for *place, devices in head["silent"]}
+    silent = {Place(*place): Silence(frozenset(devices), moved) for *place, devices, moved in head["silent"]}
     return State(traffic, silent, head["most"])
 
 

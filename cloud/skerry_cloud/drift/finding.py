@@ -60,6 +60,7 @@ class Alarm:
     channels: tuple[Culprit, ...]  # the strongest evidence first
     since: float  # start of the window where the evidence began
     at: float  # end of the window that tipped it
+    again: bool = False  # the place alarmed before and was not reset; these channels changed further
 
     @property
     def kind(self) -> str:
@@ -75,7 +76,7 @@ def summary(alarm: Alarm) -> str:
     first, *others = alarm.channels
     also = f", also {', '.join(culprit.channel for culprit in others)}" if others else ""
     change = first.fault or f"{first.direction} ({first.now}, usually {first.usual})"
-    what = "drifts" if alarm.kind == DRIFT else "has faulty data"
+    what = f"{'drifts' if alarm.kind == DRIFT else 'has faulty data'}{' further' if alarm.again else ''}"
     return f"{alarm.place} {what} since {since}: {first.channel} is {change}{also}"
 
 

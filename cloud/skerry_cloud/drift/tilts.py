@@ -179,7 +179,9 @@ def _limits(p: Floats, values: int) -> Iterator[Alternative]:
             beyond &= places < values
             if 0 < shares[beyond[:values]].sum() <= 0.5:
                 moved = LIMIT * p * beyond
-                yield word, place, p - moved + moved.sum() * (places == place)
+                heap = moved.sum()
+                again = heap**2 if len(p) - values == 2 else 0.0  # two in a row at the limit are the same value
+                yield word, place, p - moved + (heap - again) * (places == place) + again * (places == values)
 
 
 def _tilt(p: Floats, exponent: Floats, values: int) -> Floats:

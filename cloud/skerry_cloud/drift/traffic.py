@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -51,7 +51,7 @@ class Part:
     starts: Floats
     ends: Floats
 
-    def pooled(self, pools: Sequence[Sequence[int]]) -> "Part":
+    def pooled(self, pools: Sequence[Places]) -> "Part":
         """Each list of places as one window."""
         return Part(
             np.array([self.gains[places].sum(axis=0) for places in pools]),
@@ -71,7 +71,7 @@ class Series:
 
     def take(self, windows: Sequence[Window]) -> Part:
         """Take in one window a device at most."""
-        counts = np.array([window.counts for window in windows])
+        counts = np.concatenate([window.counts for window in windows]).reshape(len(windows), -1)
         starts, ends = np.array([(window.start, window.end) for window in windows]).T
         part = Part(self.tilts.log_likelihoods(counts), counts, starts, ends)
         places = np.array([self.bank.rows[window.device] for window in windows])
@@ -96,6 +96,7 @@ class Traffic:
     members: dict[str, Member] = field(default_factory=dict)
     series: dict[Channel, Series] = field(default_factory=dict)
     pools: dict[tuple[str, int], Bank[Pool]] = field(default_factory=dict)  # by channel and number of alternatives
+    muted: frozenset[str] = frozenset()  # devices that are known to drift, and are not held against their pools
 
     def join(self, device: str, known: Known) -> None:
         """From now on this device belongs here."""
@@ -114,11 +115,15 @@ class Traffic:
         for series in self.members.pop(device).series.values():
             series.bank.remove(device)
 
-    def reset(self, devices: Iterable[str]) -> None:
-        """Judge these devices anew, and the pools with them."""
+    def restart(self, devices: Iterable[str]) -> None:
+        """Judge these devices anew."""
         for device in devices:
             for series in self.members[device].series.values():
                 series.bank.reset(device)
+
+    def reset(self, devices: Iterable[str]) -> None:
+        """Judge these devices anew, and the pools with them."""
+        self.restart(devices)
         for bank in self.pools.values():
             for pool in bank.rows:
                 bank.reset(pool)
@@ -130,8 +135,12 @@ class Traffic:
         for series, windows in parts:
             together[series.channel.name, series.bank.width].append((windows, series.take(windows)))
             highest = max(highest, series.bank.highest())
+        devices, pools = list[str](), dict[Pool, Places]()
         for key, found in together.items():
-            bank = self._take_pools(key, found, sizes)
+            here = [window.device for windows, _ in found for window in windows]
+            if here != devices:  # most channels have the same ones
+                devices, pools = here, self._pools(here, sizes)
+            bank = self._take_pools(key, [part for _, part in found], pools) if pools else None
             highest = max(highest, bank.highest() if bank else -math.inf)
         return highest
 
@@ -159,7 +168,8 @@ class Traffic:
         evidence = [
             found.cusum[row, best]
             for device in self.devices(place)
-            if (found := self.members[device].series[name].bank).width == bank.width
+            if device not in self.muted
+            and (found := self.members[device].series[name].bank).width == bank.width
             and found.mark[row := found.rows[device]] > since
         ]
         odds = np.logaddexp(0.0, -np.array(evidence)) - math.log(2)
@@ -191,24 +201,24 @@ class Traffic:
             self.series[channel] = Series(channel, tilts, Bank(tilts.log_weights, len(channel.counts)))
         return self.series[channel]
 
-    def _take_pools(
-        self, key: tuple[str, int], parts: Sequence[tuple[Sequence[Window], Part]], sizes: Counter[Pool]
-    ) -> Bank[Pool] | None:
-        """Of devices with different references the evidence counts together, not the values."""
+    def _pools(self, devices: Sequence[str], sizes: Counter[Pool]) -> dict[Pool, Places]:
+        """Which places of this list belong to each pool."""
         found: defaultdict[Pool, list[int]] = defaultdict(list)
-        for place, window in enumerate(window for windows, _ in parts for window in windows):
-            for pool in self.members[window.device].pools:
+        for place, device in enumerate(devices):
+            for pool in self.members[device].pools if device not in self.muted else ():
                 if pool in sizes:
                     found[pool].append(place)
-        if not found:
-            return None
-        columns = ((part.gains, part.counts, part.starts, part.ends) for _, part in parts)
-        part = Part(*(np.concatenate(column) for column in zip(*columns, strict=True))).pooled(list(found.values()))
+        return {pool: np.array(places) for pool, places in found.items()}
+
+    def _take_pools(self, key: tuple[str, int], parts: Sequence[Part], pools: Mapping[Pool, Places]) -> Bank[Pool]:
+        """Of devices with different references the evidence counts together, not the values."""
+        columns = ((part.gains, part.counts, part.starts, part.ends) for part in parts)
+        part = Part(*(np.concatenate(column) for column in zip(*columns, strict=True))).pooled(list(pools.values()))
         if key not in self.pools:
             like = (s.tilts.log_weights for s in self.series.values() if s.bank.width == key[1])
             self.pools[key] = Bank(next(like), part.counts.shape[1])
         bank = self.pools[key]
-        bank.take(np.array([bank.row(pool) for pool in found]), part.gains, part.counts, part.starts, part.ends)
+        bank.take(np.array([bank.row(pool) for pool in pools]), part.gains, part.counts, part.starts, part.ends)
         return bank
 
     def _rows(self, place: Place) -> dict[str, tuple[Bank[Any], Any]]:

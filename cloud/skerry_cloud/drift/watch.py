@@ -9,6 +9,8 @@ Dandapanthula, Ramdas, arXiv:2501.04130): the k places of the largest w·R alarm
 weighted mean of all R is T at least, so that while nothing changes an alarm comes after a time of T on average, at
 least, in all of the fleet and of all that is watched. The strongest place is named; what overlaps it starts anew.
 
+A place that alarmed is silent until it is reset, unless a device of it changes further, or becomes faulty.
+
 A pool is named only if it drifts as a whole: if its members' evidence speaks for "all of them" against "each one or
 not, at even odds" (a Bayes factor). If it does not, members have to stand for themselves.
 
@@ -24,11 +26,31 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 
-from skerry_cloud.drift.finding import DAY, DEVICE, LEVELS, Alarm, Place, log10_days
-from skerry_cloud.drift.traffic import Known, Series, Traffic, Window, pools_of
+from skerry_cloud.drift.finding import DAY, DEVICE, LEVELS, Alarm, Culprit, Place, log10_days
+from skerry_cloud.drift.traffic import Known, Series, Traffic, Window
 
 Key = tuple[str, str, int]  # device, workload, release
 Model = tuple[str, int]  # workload, release
+
+FURTHER = 0.5  # standard deviations more than was told, at least, that are news
+
+
+@dataclass
+class Silence:
+    """A place that alarmed and was not reset."""
+
+    devices: frozenset[str]
+    moved: dict[str, float] = field(default_factory=dict)  # by channel, how far when that was told: see ``_distance``
+
+    def news(self, culprits: Iterable[Culprit]) -> tuple[Culprit, ...]:
+        """Those that moved on, twice as far at least; they are told with that."""
+        found = tuple(one for one in culprits if self._is_news(one.channel, _distance(one)))
+        self.moved |= {one.channel: _distance(one) for one in found}
+        return found
+
+    def _is_news(self, channel: str, distance: float) -> bool:
+        told = self.moved.get(channel, 0.0)
+        return told < distance and distance >= max(2 * told, told + FURTHER)
 
 
 @dataclass
@@ -36,7 +58,7 @@ class State:
     """All that a watch knows; see ``checkpoint``."""
 
     traffic: dict[Model, Traffic] = field(default_factory=dict)
-    silent: dict[Place, frozenset[str]] = field(default_factory=dict)  # what alarmed and was not reset; its devices
+    silent: dict[Place, Silence] = field(default_factory=dict)
     most: dict[str, int] = field(default_factory=lambda: dict.fromkeys(LEVELS, 0))  # places of a level at once, so far
 
 
@@ -56,7 +78,7 @@ class Watch:
 
     @property
     def alarmed(self) -> frozenset[Place]:
-        """Places that are not judged until they are reset."""
+        """Places whose alarm was not reset."""
         return frozenset(self.state.silent)
 
     def fold(self, windows: Iterable[Window], known: Mapping[Key, Known]) -> list[Alarm]:
@@ -77,9 +99,9 @@ class Watch:
 
     def reset(self, place: Place) -> None:
         """Judge this place anew, from now on."""
-        devices, traffic = self.state.silent.pop(place, frozenset()), self.state.traffic.get(place.model)
-        if traffic:
-            traffic.reset(devices & traffic.members.keys())
+        silence, traffic = self.state.silent.pop(place, None), self.state.traffic.get(place.model)
+        if silence and traffic:
+            traffic.reset(silence.devices & traffic.members.keys())
 
     def _meet(self, key: Key, known: Known) -> None:
         device, workload, release = key
@@ -106,47 +128,60 @@ class Watch:
             self.state.most[level] = max(self.state.most[level], count)
 
     def _take(self, beat: Sequence[Window], known: Mapping[Key, Known]) -> list[Alarm]:
-        parts: defaultdict[Model, defaultdict[int, list[Window]]] = defaultdict(lambda: defaultdict(list))
+        parts: defaultdict[Model, dict[int, tuple[Series, list[Window]]]] = defaultdict(dict)
         judged: dict[Key, dict[str, Series]] = {}
-        series: dict[int, Series] = {}
         for window in beat:
-            key = window.key
+            key = window[:3]
             if key not in judged:
                 judged[key] = self._judged(key, known[key])
             found = judged[key].get(window.channel)
             if found and len(window.counts) == found.bank.bins:
-                series[id(found)] = found
-                parts[key[1:]][id(found)].append(window)
-        highest = [
-            self.state.traffic[model].take([(series[name], windows) for name, windows in part.items()])
-            for model, part in parts.items()
-        ]
+                parts[key[1:]].setdefault(id(found), (found, []))[1].append(window)
+        for model in parts:
+            self.state.traffic[model].muted = self._muted(model)
+        highest = [self.state.traffic[model].take(part.values()) for model, part in parts.items()]
         if max(highest, default=-math.inf) < self._log_limit:
             return []  # e-BH alarms only where some R is T at least
         return self._judge(max(window.end for window in beat))
 
     def _judged(self, key: Key, known: Known) -> dict[str, Series]:
-        """The series of a device by channel; none if it is not to be judged."""
+        """The series of a device by channel; none if nothing is known of it."""
         self._meet(key, known)
         traffic = self.state.traffic.get(key[1:])
         member = traffic.members.get(key[0]) if traffic else None
-        return {} if member is None or self._is_silent(key, member.group) else member.series
+        return member.series if member else {}
 
-    def _is_silent(self, key: Key, group: str) -> bool:
-        if not self.state.silent:
-            return False
-        places = ((DEVICE, key[0]), *pools_of(group))
-        return any(Place(level, name, key[1], key[2]) in self.state.silent for level, name in places)
+    def _muted(self, model: Model) -> frozenset[str]:
+        """Devices of places that are silent, whoever joined them since."""
+        silent = {place[:2] for place in self.state.silent if place.model == model}
+        members = self.state.traffic[model].members.items() if silent else ()
+        return frozenset(name for name, member in members if not silent.isdisjoint(((DEVICE, name), *member.pools)))
 
     def _judge(self, now: float) -> list[Alarm]:
-        listed, alarms = self._listed(), list[Alarm]()
+        further, listed, alarms = list(self._further(now)), self._listed(), list[Alarm]()
         while listed:
             alarm = self._alarm(listed[0], now)
-            self.state.silent[alarm.place] = frozenset(alarm.devices)
+            self.state.silent[alarm.place] = silence = Silence(frozenset(alarm.devices))
+            silence.news(alarm.channels)
             listed = [place for place in listed if not self._overlap(place, alarm.place)]
             self.state.traffic[alarm.place.model].reset(alarm.devices)
             alarms.append(alarm)
-        return alarms
+        return further + alarms
+
+    def _further(self, now: float) -> Iterator[Alarm]:
+        """Of each silent place, the device whose evidence came together again the strongest, if it is news."""
+        limit = self._log_limit + self._cost(DEVICE)
+        for place, silence in self.state.silent.items():
+            traffic = self.state.traffic.get(place.model, Traffic(self._tolerance))
+            found = [Place(DEVICE, name, *place.model) for name in silence.devices & traffic.members.keys()]
+            found = [here for here in found if traffic.statistic(here) >= limit]
+            if found:
+                here = max(found, key=traffic.statistic)
+                news = silence.news(traffic.culprits(here, [here.name], limit))
+                if news:
+                    since = traffic.since(here, [one.channel for one in news])
+                    yield Alarm(place, (here.name,), news, since, now, again=True)
+                traffic.restart(here.name for here in found)
 
     def _listed(self) -> list[Place]:
         """The places that alarm by e-BH, the strongest first."""
@@ -157,7 +192,7 @@ class Watch:
     def _candidates(self) -> Iterator[tuple[float, Place]]:
         """log w·R of every place that is judged."""
         for model, traffic in self.state.traffic.items():
-            for level, name in [*((DEVICE, device) for device in traffic.members), *traffic.sizes()]:
+            for level, name in [*((DEVICE, name) for name in traffic.members.keys() - traffic.muted), *traffic.sizes()]:
                 place = Place(level, name, *model)
                 log_r = traffic.statistic(place)
                 if log_r > -math.inf and (level == DEVICE or traffic.drifts_as_a_whole(place)):
@@ -173,21 +208,24 @@ class Watch:
         return one.model == other.model and not set(traffic.devices(one)).isdisjoint(traffic.devices(other))
 
     def _alarm(self, place: Place, now: float) -> Alarm:
-        traffic, model = self.state.traffic[place.model], place.model
-        devices = [
-            name for name in traffic.devices(place) if not self._is_silent((name, *model), traffic.members[name].group)
-        ]
+        traffic = self.state.traffic[place.model]
+        devices = [name for name in traffic.devices(place) if name not in traffic.muted]
         culprits = traffic.culprits(place, devices, self._log_limit + self._cost(place.level))
         since = traffic.since(place, [culprit.channel for culprit in culprits])
         return Alarm(place, tuple(devices), tuple(culprits), since, now)
 
 
+def _distance(culprit: Culprit) -> float:
+    """How far a channel moved, in standard deviations of its reference; what is faulty could not have moved farther."""
+    return math.inf if culprit.fault else abs(culprit.shift)
+
+
 def _beats(windows: Iterable[Window]) -> Iterator[list[Window]]:
     """Windows in lists with one a device and channel at most, each stream's in order of time."""
-    seen: dict[tuple[Key, str], int] = {}
+    seen: dict[tuple[str, str, int, str], int] = {}
     beats: defaultdict[int, list[Window]] = defaultdict(list)
     for window in sorted(windows, key=attrgetter("start", "device")):
-        stream = window.key, window.channel
+        stream = (window.device, window.workload, window.release, window.channel)
         number = seen[stream] = seen.get(stream, -1) + 1
         beats[number].append(window)
     yield from beats.values()

@@ -48,6 +48,17 @@ class Order:
             raise ValueError("canary and wave_seconds: need to be above 0")
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """A signed bundle of release 0: to be measured, never to serve."""
+
+    workload: str
+    path: str
+    sha256: str
+    length: int
+    target: Target
+
+
 class Director:
     """Owns assignments and rollouts. ``send`` passes a signed assignment to a device that is online.
 
@@ -65,6 +76,7 @@ class Director:
         """An assignment is good for ``assignment_days`` days."""
         self._store, self._key, self._fleet, self._send = store, key, fleet, send
         self._lifetime = assignment_days * DAY
+        self._jobs: dict[str, bytes] = {}  # by device: the signed benchmark job that it has not answered yet
 
     async def start(self, order: Order, actor: str, now: float) -> Rollout:
         """Begin a rollout: its first wave is assigned at once. Raises StateError if one is under way already."""
@@ -126,6 +138,32 @@ class Director:
         await self._deliver([dropped])
         return dropped
 
+    async def measure(self, device: str, candidate: Candidate, seconds: float, now: float) -> None:
+        """Let a device measure a candidate within so many seconds.
+
+        It is told again at each link, until ``measured`` or the end of this process: whoever asked is gone then too.
+        """
+        async with self._store.begin() as session:
+            document, signed = await self._word(
+                session, device, now, seconds, rollout=0, release=0, mode="measure", **vars(candidate)
+            )
+            session.add(Event(time=now, kind="device", name=device, after=f"to measure {candidate.path}",
+                              reason=f"job {document.counter}", actor="director"))  # fmt: skip
+        self._jobs[device] = signed
+        await self._send(device, signed)
+
+    def measured(self, device: str) -> None:
+        """The device answered, or nobody waits for it any more."""
+        self._jobs.pop(device, None)
+
+    async def idle(self, profile: str) -> str | None:
+        """A device of this profile that is linked and has nothing to do but to serve; None if there is none."""
+        running = await self._store.all(select(Rollout).where(Rollout.state == states.Rollout.RUNNING.value))
+        busy = {device for rollout in running for wave in rollout.waves for device in wave} | self._jobs.keys()
+        query = select(Device).where(Device.state == "enrolled", Device.profile == profile, Device.link != "")
+        linked = await self._store.all(query.order_by(Device.name))
+        return next((device.name for device in linked if device.name not in busy), None)
+
     async def having(self, workload: str) -> tuple[str, ...]:
         """Enrolled devices that run some release of a workload, by name."""
         mine = select(Installed.device).where(Installed.workload == workload)
@@ -133,10 +171,14 @@ class Director:
         return tuple(device.name for device in await self._store.all(query))
 
     async def desired(self, device: str) -> list[bytes]:
-        """The newest signed assignment of each workload that a device ever got, in the order in which it got them."""
+        """The newest signed assignment of each workload that a device ever got, in the order in which it got them.
+
+        Behind them the benchmark job that it has not answered.
+        """
         query = select(Assignment).where(Assignment.device == device).order_by(Assignment.counter)
         newest = {assignment.workload: assignment for assignment in await self._store.all(query)}
-        return [assignment.signed for assignment in sorted(newest.values(), key=attrgetter("counter"))]
+        told = [assignment.signed for assignment in sorted(newest.values(), key=attrgetter("counter"))]
+        return told + [job for name, job in self._jobs.items() if name == device]
 
     async def replay(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Take in rows of the lake that a crash kept from being heard: those whose event is not there."""
@@ -240,19 +282,25 @@ class Director:
 
     async def _sign(self, session: AsyncSession, name: str, now: float, lifetime: float, **what: Any) -> Assignment:
         """The device's next assignment, good for ``lifetime`` seconds; ``what`` is to be done."""
+        document, signed = await self._word(session, name, now, lifetime, **what)
+        assignment = Assignment(
+            device=name, counter=document.counter, rollout=document.rollout, workload=document.workload,
+            release=document.release, signed=signed, state="issued", updated=now,
+        )  # fmt: skip
+        session.add(assignment)
+        return assignment
+
+    async def _word(
+        self, session: AsyncSession, name: str, now: float, lifetime: float, **what: Any
+    ) -> tuple[release.Assignment, bytes]:
+        """The director's next word to a device, plain and signed."""
         device = await session.get_one(Device, name, with_for_update=True)
         device.counter += 1
         document = release.Assignment(
             fleet=self._fleet, device=name, counter=device.counter, issued=int(now), expires=int(now + lifetime),
             **what,
         )  # fmt: skip
-        signed = wire.encode(signing.sign(document, self._key))
-        assignment = Assignment(
-            device=name, counter=device.counter, rollout=document.rollout, workload=document.workload,
-            release=document.release, signed=signed, state="issued", updated=now,
-        )  # fmt: skip
-        session.add(assignment)
-        return assignment
+        return document, wire.encode(signing.sign(document, self._key))
 
     async def _deliver(self, assignments: Sequence[Assignment]) -> None:
         for assignment in assignments:

@@ -18,7 +18,7 @@ REASON = 500  # characters of why a batch was refused
 
 ROWS = 1 << 16  # in a batch; a device sends some thousand late labels at most
 TEXT = 4096  # bytes of a string: 1024 characters, whatever they are
-LONG_TEXT = 1 << 16  # bytes of an event's reason
+LONG_TEXT = 1 << 16  # bytes of a reason or a fault
 BINS = 1 << 16  # of a channel
 MOST = 1 << 40  # that may have been counted in a bin or of anything else, so that sums stay exact
 END_OF_TIME = 253_402_300_800.0  # Unix seconds; from the year 10000 on there are no dates
@@ -108,7 +108,7 @@ def _field(buffer: bytes, table: int, number: int) -> int:
 
 def _may_be(name: str, column: pa.ChunkedArray) -> bool:
     if pa.types.is_string(column.type) and not _all(
-        pc.less_equal(pc.binary_length(column), LONG_TEXT if name == "reason" else TEXT)
+        pc.less_equal(pc.binary_length(column), LONG_TEXT if name in ("reason", "fault") else TEXT)
     ):
         return False
     return name not in RULES or RULES[name](column)
@@ -128,6 +128,10 @@ def _is_share(column: pa.ChunkedArray) -> bool:
 
 def _is_number(column: pa.ChunkedArray) -> bool:
     return _all(pc.greater_equal(column, 0))
+
+
+def _is_amount(column: pa.ChunkedArray) -> bool:
+    return _all(pc.and_(pc.greater_equal(column, 0.0), pc.is_finite(column)))
 
 
 def _is_count(column: pa.ChunkedArray) -> bool:
@@ -166,6 +170,8 @@ RULES: dict[str, Rule] = {
         ("waited", "shared", "shed", "expired", "refused", "compared", "agreed", "failed", "batches"), _is_count
     ),
     **dict.fromkeys(("shift", "agreement_low", "agreement_high"), _is_share),
+    **dict.fromkeys(("max_diff", "p50_ms", "load_ms", "memory_mb"), _is_amount),
+    "job": _is_number,
     "subject": _is_subject,
     "class": _is_class,
 }

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from skerry_cloud import runs
-from skerry_cloud.runs import Declared
+from skerry_cloud.runs import Declared, Variant
 from skerry_shared import bundle
 from skerry_shared.bundle import Golden, Tensors
 from skerry_shared.errors import GateError, NotFoundError
@@ -18,7 +18,13 @@ def package(run: Path, target: Target, workload: str, release: int, lineage: Lin
     Raises NotFoundError if the run has no variant for such a device, GateError if its model needs more memory than
     the target has.
     """
-    variant = runs.variant(run, target.kind)
+    return package_variant(run, runs.variant(run, target.kind), target, workload, release, lineage)
+
+
+def package_variant(
+    run: Path, variant: Variant, target: Target, workload: str, release: int, lineage: Lineage
+) -> bytes:
+    """The same of a given variant of the run."""
     report = variant.report()
     declared = runs.read(Declared, run / runs.DECLARED)
     model = variant.model.read_bytes()
@@ -48,7 +54,7 @@ def outputs(declared: Declared) -> tuple[TensorSpec, ...]:
     return tuple(TensorSpec(name, "float32", (ANY, width)) for name, width in widths.items() if width)
 
 
-def _extras(variant: runs.Variant) -> dict[str, bytes]:
+def _extras(variant: Variant) -> dict[str, bytes]:
     path = variant.folder / runs.TABLE
     return {runs.TABLE: path.read_bytes()} if path.is_file() else {}
 

@@ -9,7 +9,8 @@ and the timestamp last. A crash in between leaves the repository as it was.
 """
 
 import hashlib
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -81,7 +82,10 @@ class Repository:
         return (self._metadata / "1.root.json").read_bytes()
 
     def publish(self, workload: str, release: int, bundles: Mapping[str, bytes], now: datetime) -> dict[str, Published]:
-        """Sign and lay out a release's bundles, by profile. Raises StateError if the release is there already."""
+        """Sign and lay out a release's bundles, by profile. Raises StateError if one of them is there already.
+
+        Release 0 is of candidates, which are measured and withdrawn.
+        """
         role = f"models-{workload}"
         targets = self._models(workload, now)
         placed = {
@@ -92,10 +96,26 @@ class Repository:
                 raise StateError(f"release: {workload}/{release} is published already")
             info = TargetFile(published.length, {"sha256": published.sha256}, published.path)
             targets.signed.targets[published.path] = info
-        self._raise_version(targets.signed, "models", now)
-        self._write(role, targets)
-        self._snapshot(role, targets.signed.version, now)
+        self._write_models(role, targets, now)
         return placed
+
+    def withdraw(self, workload: str, paths: Iterable[str], now: datetime) -> None:
+        """Sign that these are gone, then remove their files. What is gone already stays so."""
+        role = f"models-{workload}"
+        models = self._read(role, Targets)
+        gone = [info for path in paths if (info := models.signed.targets.pop(path, None))]
+        self._write_models(role, models, now)
+        for info in gone:
+            place(self._targets, info.path, info.hashes["sha256"]).unlink(missing_ok=True)
+
+    def withdraw_candidates(self, now: datetime) -> None:
+        """Whatever is left of release 0, of each workload."""
+        for role in self._delegated():
+            workload = role.removeprefix("models-")
+            paths = [path for path in self._read(role, Targets).signed.targets if path.startswith(f"{workload}/0/")]
+            if paths:
+                self.withdraw(workload, paths, now)
+            shutil.rmtree(self._targets / workload / "0", ignore_errors=True)
 
     def newest(self, workload: str) -> int:
         """Number of the newest published release of a workload, 0 for none."""
@@ -108,10 +128,7 @@ class Repository:
         """Sign anew what would soon expire, except what needs an offline key. True if something was written."""
         aged = [role for role in self._delegated() if self._read(role, Targets).signed.expires - now < RENEW_MODELS]
         for role in aged:
-            models = self._read(role, Targets)
-            self._raise_version(models.signed, "models", now)
-            self._write(role, models)
-            self._snapshot(role, models.signed.version, now)
+            self._write_models(role, self._read(role, Targets), now)
         if self._read("timestamp", Timestamp).signed.expires - now < RENEW:
             self._snapshot(None, 0, now)
             return True
@@ -140,6 +157,11 @@ class Repository:
         self._write("targets", top)
         self._snapshot(role, 1, now, targets=top.signed.version)
         return models
+
+    def _write_models(self, role: str, models: Metadata[Targets], now: datetime) -> None:
+        self._raise_version(models.signed, "models", now)
+        self._write(role, models)
+        self._snapshot(role, models.signed.version, now)
 
     def _snapshot(self, role: str | None, version: int, now: datetime, targets: int | None = None) -> None:
         snapshot = self._read("snapshot", Snapshot)

@@ -3,31 +3,52 @@
     look → decide (pure, ``policy``) → grow the dataset → train warm → compress → compare with the champion → publish
     → roll out
 
-Each step is an event with actor ``policy``. A candidate that fails a gate is an event too, and the champion stays.
+Each step is an event with actor ``policy``. A candidate that fails a gate is an event too, and the champion stays. How
+far a retraining came is a row: whoever was killed goes on from there.
 """
 
+import asyncio
+import io
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
 
+from skerry_cloud.alarms import move
 from skerry_cloud.job import Progress, Report
-from skerry_cloud.retrain.harm import proven
-from skerry_cloud.retrain.policy import Cohort, Policy, Situation, decide, hindered, is_harmed
+from skerry_cloud.retrain.harm import Accuracy, proven
+from skerry_cloud.retrain.policy import (
+    UNKNOWN,
+    Cohort,
+    Policy,
+    Situation,
+    Spent,
+    Verdict,
+    decide,
+    hindered,
+    is_harmed,
+    month_began,
+)
 from skerry_cloud.specs import Wanted
-from skerry_cloud.store import Alarm, Bundle, Dataset, Event, Installed, Release, Rollout, Run, Store
+from skerry_cloud.store import Alarm, Bundle, Dataset, Event, Installed, Release, Retraining, Rollout, Run, Store
 from skerry_shared.errors import GateError, SkerryError
-from skerry_shared.states import HEALTH, Health, HealthEvent, step
+from skerry_shared.files import write_durably
+from skerry_shared.states import HEALTH, AlarmEvent, Health, HealthEvent, step
+from skerry_shared.states import Alarm as State
 
 log = logging.getLogger(__name__)
 
 ACTOR = "policy"
+RUNNING = "running"
+LOOK = 60.0  # seconds between two looks at workloads without an alarm
+UNRESOLVED = Alarm.state != State.RESOLVED.value
 ALPHA = 0.05  # probability that harm is stated where there is none, however often labels are looked at
 
 
@@ -72,8 +93,12 @@ class Steps(Protocol):
         """Grow a dataset."""
         ...
 
-    async def train(self, workload: str, dataset: int, parent: int, epochs: int, actor: str, report: Report) -> Run:
-        """Train on it."""
+    async def enqueue(self, workload: str, dataset: int, parent: int, epochs: int) -> Run:
+        """A run to be trained on it."""
+        ...
+
+    async def fit(self, number: int, actor: str, report: Report) -> Run:
+        """Train that run, or what is left of it."""
         ...
 
     async def compress(self, number: int, wanted: Wanted, actor: str, report: Report) -> object:
@@ -94,56 +119,100 @@ class Steps(Protocol):
 
 
 Labelled = Callable[[str, Mapping[str, float]], Awaitable[Samples]]  # (workload, since when for each device)
+Estimate = Callable[[str, int, Mapping[str, float]], Awaitable[Accuracy]]  # (workload, release, since …), no labels
 StartRollout = Callable[[str, int], Awaitable[object]]  # (workload, release)
 
 
+@dataclass(frozen=True)
+class Asked:
+    """Who else is asked before something is decided, or done."""
+
+    labelled: Labelled
+    estimate: Estimate
+    start: StartRollout
+
+
 class Retrainer:
-    """Watches open alarms and acts by the policy; one retraining at a time for each workload."""
+    """Watches alarms and champions and acts by the policy; one retraining at a time."""
 
     def __init__(
-        self, store: Store, steps: Steps, labelled: Labelled, start: StartRollout, policy: Policy, folder: Path,
+        self, store: Store, steps: Steps, asked: Asked, policy: Policy, folder: Path,
         clock: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
         """``folder`` is where samples wait for ingestion; ``clock`` gives Unix seconds."""
-        self._store, self._steps, self._labelled, self._start = store, steps, labelled, start
+        self._store, self._steps, self._asked = store, steps, asked
         self._policy, self._folder, self._clock = policy, folder, clock
+        self._looked = 0.0
+        self.verdicts: dict[str, Verdict] = {}  # of each workload, the last one
 
     async def tick(self) -> None:
-        """Close alarms that were answered; retrain where the policy says so (this returns when it is done)."""
+        """Go on with what was begun; close alarms that were answered; retrain where the policy says so.
+
+        This returns when it is done.
+        """
+        for begun in await self._store.all(select(Retraining).where(Retraining.state == RUNNING)):
+            await self._go_on(begun)
         await self._close_answered()
         await self._take_back_halted()
         drifting = Alarm.health.in_([Health.DRIFT.value, Health.HARM.value])
-        alarms = await self._store.all(select(Alarm).where(Alarm.state == "open", drifting))
-        for workload in sorted({alarm.workload for alarm in alarms}):
+        alarms = await self._store.all(select(Alarm).where(UNRESOLVED, drifting))
+        for workload in sorted({alarm.workload for alarm in alarms} | await self._due_for_a_look()):
             await self._consider(workload, [alarm for alarm in alarms if alarm.workload == workload])
 
-    async def _consider(self, workload: str, alarms: Sequence[Alarm]) -> None:
-        # Since the alarm, not since the drift began: a window may hold both worlds, and the new one is to be learned.
-        since = {device: alarm.raised for alarm in alarms for device in alarm.devices}
+    async def _due_for_a_look(self) -> set[str]:
+        """Workloads that devices run, now and then, where the policy acts upon more than alarms."""
         now = self._clock()
+        if not self._policy.looks_without_alarm or now - self._looked < LOOK:
+            return set()
+        self._looked = now
+        return {installed.workload for installed in await self._store.all(select(Installed))}
+
+    async def _consider(self, workload: str, alarms: Sequence[Alarm]) -> None:
+        now = self._clock()
+        champion = await self._champion(workload, alarms)
+        if champion is None:
+            return
+        run = await self._store.get(Run, champion.run)
         situation = Situation(
             cohorts=[await self._cohort(alarm, None) for alarm in alarms], labelled=0, busy=await self._busy(workload),
-            last_retrained=await self._last(workload), hour=time.localtime(now).tm_hour,
+            last_retrained=await self._last(workload), hour=time.localtime(now).tm_hour, trained=run.created,
+            spent=await self._spent(workload, now),
         )  # fmt: skip
-        if hindered(self._policy, situation, now):
-            return  # whatever labels say: no need to read the lake
-        samples = await self._labelled(workload, since)
+        if hindrance := hindered(self._policy, situation, now):  # whatever labels say: no need to read the lake
+            self.verdicts[workload] = Verdict(False, hindrance)
+            return
+        since = await self._since(workload, alarms, max(situation.trained, situation.last_retrained))
+        samples = await self._asked.labelled(workload, since)
         cohorts = [await self._cohort(alarm, samples) for alarm in alarms]
-        verdict = decide(self._policy, replace(situation, cohorts=cohorts, labelled=len(samples.labels)), now)
         for alarm, cohort in zip(alarms, cohorts, strict=True):
             if alarm.health == Health.DRIFT and is_harmed(self._policy, cohort):
-                await self._move([alarm], HealthEvent.HARMED, _harm(cohort))
-        if not verdict.retrain:
-            return
-        await self._move(alarms, HealthEvent.STARTED, verdict.reason)
-        await self._note(workload, "", "retraining", verdict.reason)
-        try:
-            await self._retrain(workload, max(alarm.release for alarm in alarms), samples, verdict.reason)
-        except SkerryError as error:
-            await self._note(workload, "retraining", "given up", str(error))
-            await self._move(alarms, HealthEvent.GAVE_UP, str(error))
-        else:
-            await self._move(alarms, HealthEvent.RELEASED, verdict.reason)
+                await self._move([alarm.id], HealthEvent.HARMED, _harm(cohort))
+        estimate = await self._estimate(workload, champion.number, since)
+        known = replace(situation, cohorts=cohorts, labelled=len(samples.labels), estimate=estimate)
+        verdict = self.verdicts[workload] = decide(self._policy, known, now)
+        if verdict.retrain:
+            begun = await self._begin(workload, champion.number, alarms, samples, verdict.reason)
+            await self._go_on(begun)
+
+    async def _champion(self, workload: str, alarms: Sequence[Alarm]) -> Release | None:
+        """What drifts, or else the newest that devices run."""
+        running = await self._store.all(select(Installed).where(Installed.workload == workload))
+        numbers = [alarm.release for alarm in alarms] or [installed.release for installed in running]
+        mine = select(Release).where(Release.workload == workload, Release.number.in_(numbers))
+        return await self._store.first(mine.order_by(Release.number.desc()))
+
+    async def _since(self, workload: str, alarms: Sequence[Alarm], trained: float) -> Mapping[str, float]:
+        """From when on each device's samples are to be learned from.
+
+        Since an alarm, not since the drift began: a window may hold both worlds, and the new one is to be learned.
+        """
+        running = await self._store.all(select(Installed).where(Installed.workload == workload))
+        well = {one.device: trained for one in running} if self._policy.looks_without_alarm else {}
+        return well | {device: alarm.raised for alarm in alarms for device in alarm.devices}
+
+    async def _estimate(self, workload: str, release: int, since: Mapping[str, float]) -> Accuracy:
+        asked = "estimate" in self._policy.on
+        return await self._asked.estimate(workload, release, since) if asked else UNKNOWN
 
     async def _cohort(self, alarm: Alarm, samples: Samples | None) -> Cohort:
         """What labels prove about the release that drifted, on the devices of its alarm."""
@@ -156,47 +225,108 @@ class Retrainer:
             alarm.name or alarm.level, before, proven(samples.right[mine], samples.probabilities[mine], ALPHA)
         )
 
-    async def _move(self, alarms: Sequence[Alarm], event: HealthEvent, reason: str) -> None:
-        """The health of these cohorts after ``event``."""
-        async with self._store.begin() as session:
-            for alarm in alarms:
-                row = await session.get_one(Alarm, alarm.id)
-                before, row.health = row.health, step(HEALTH, Health(row.health), event).value
-                alarm.health = row.health
-                session.add(Event(time=self._clock(), kind="health", name=row.title, before=before, after=row.health,
-                                  reason=reason, actor=ACTOR))  # fmt: skip
+    async def _spent(self, workload: str, now: float) -> Spent:
+        month = await self._store.all(select(Retraining).where(Retraining.began >= month_began(now)))
+        runs = await self._store.all(select(Run).where(Run.id.in_({one.run for one in month})))
+        mine = select(Retraining).where(Retraining.workload == workload, Retraining.run > 0)
+        last = await self._store.first(mine.order_by(Retraining.id.desc()))
+        minutes = (await self._store.get(Run, last.run)).seconds / 60 if last else 0.0
+        return Spent(sum(run.seconds for run in runs) / 60, sum(run.cost for run in runs), minutes)
 
-    async def _retrain(self, workload: str, champion: int, samples: Samples, why: str) -> None:
-        release = await self._store.get(Release, workload, champion)
-        run = await self._store.get(Run, release.run)
-        file = self._save(workload, samples)
+    async def _move(self, alarms: Sequence[int], event: HealthEvent, reason: str) -> None:
+        async with self._store.begin() as session:
+            await self._affect(session, alarms, event, reason)
+
+    async def _affect(self, session: AsyncSession, alarms: Sequence[int], event: HealthEvent, reason: str) -> None:
+        """The health of these cohorts after ``event``, where it is still such that this can happen."""
+        for number in alarms:
+            row = await session.get_one(Alarm, number)
+            if event in HEALTH.get(Health(row.health), {}):
+                before, row.health = row.health, step(HEALTH, Health(row.health), event).value
+                session.add(Event(time=self._clock(), kind="health", name=row.title, before=before,
+                                  after=row.health, reason=reason, actor=ACTOR))  # fmt: skip
+
+    async def _begin(
+        self, workload: str, champion: int, alarms: Sequence[Alarm], samples: Samples, reason: str
+    ) -> Retraining:
+        await asyncio.to_thread(self._save, workload, samples)
+        row = Retraining(workload=workload, champion=champion, alarms=[alarm.id for alarm in alarms], reason=reason,
+                         began=self._clock())  # fmt: skip
+        async with self._store.begin() as session:
+            session.add(row)
+            await self._affect(session, row.alarms, HealthEvent.STARTED, reason)
+            session.add(self._event(workload, "", "retraining", reason))
+        return row
+
+    async def _go_on(self, row: Retraining) -> None:
+        """Take the steps that are left."""
         try:
-            dataset = await self._steps.ingest(workload, ACTOR, self._report, file, run.dataset)
-        finally:
+            reason = await self._take_steps(row)
+        except SkerryError as error:
+            await self._end(row, "given up", HealthEvent.GAVE_UP, str(error))
+        else:
+            await self._end(row, "done", HealthEvent.RELEASED, reason)
+
+    async def _take_steps(self, row: Retraining) -> str:
+        champion = await self._store.get(Run, (await self._store.get(Release, row.workload, row.champion)).run)
+        if not row.dataset:
+            file = self._file(row.workload)
+            dataset = await self._steps.ingest(row.workload, ACTOR, self._report, file, champion.dataset)
+            await self._note(row, dataset=dataset.number)
             file.unlink()
-        candidate = await self._steps.train(
-            workload, dataset.number, champion, self._policy.epochs, ACTOR, self._report
-        )
-        bundles = await self._store.all(select(Bundle).where(Bundle.workload == workload, Bundle.release == champion))
-        names = [bundle.profile for bundle in bundles]
-        wanted = Wanted(tuple(names), recipes=self._steps.recipes(run.id))
-        await self._steps.compress(candidate.id, wanted, ACTOR, self._report)
-        judged = await self._steps.compare(run.id, candidate.id, self._policy.max_loss, self._report)
+        if not row.run:
+            run = await self._steps.enqueue(row.workload, row.dataset, row.champion, self._policy.epochs)
+            await self._note(row, run=run.id)
+        await self._steps.fit(row.run, ACTOR, self._report)
+        if not row.published:
+            published = await self._publish(row, champion.id)
+            await self._note(row, published=published.number)
+        await self._bring_out(row.workload, row.published)
+        return (await self._store.get(Release, row.workload, row.published)).reason
+
+    async def _publish(self, row: Retraining, champion: int) -> Release:
+        """What passed the gates; the release that it is already, if this was cut short just then."""
+        if found := await self._store.first(select(Release).where(Release.run == row.run)):
+            return found
+        mine = select(Bundle).where(Bundle.workload == row.workload, Bundle.release == row.champion)
+        names = [bundle.profile for bundle in await self._store.all(mine)]
+        wanted = Wanted(tuple(names), recipes=self._steps.recipes(champion), device_minutes=0)
+        await self._steps.compress(row.run, wanted, ACTOR, self._report)
+        judged = await self._steps.compare(champion, row.run, self._policy.max_loss, self._report)
         if not judged.passed:
             raise GateError(judged.reason)
-        published = await self._steps.publish(candidate.id, f"{why}; {judged.reason}", ACTOR)
-        await self._note(workload, "retraining", f"release {published.number}", judged.reason)
+        return await self._steps.publish(row.run, f"{row.reason}; {judged.reason}", ACTOR)
+
+    async def _bring_out(self, workload: str, release: int) -> None:
+        about = select(Rollout).where(Rollout.workload == workload, Rollout.release == release)
         if self._policy.approval:
-            how = f"start it with `skerry rollout start {workload}/{published.number}`"
-            await self._note(workload, f"release {published.number}", "waits for approval", how)
-        else:
-            await self._start(workload, published.number)
+            how = f"start it with `skerry rollout start {workload}/{release}`"
+            async with self._store.begin() as session:
+                session.add(self._event(workload, f"release {release}", "waits for approval", how))
+        elif not await self._store.first(about):
+            await self._asked.start(workload, release)
+
+    async def _note(self, row: Retraining, **came: int) -> None:
+        """How far it came."""
+        async with self._store.begin() as session:
+            kept = await session.get_one(Retraining, row.id)
+            for name, value in came.items():
+                setattr(kept, name, value)
+                setattr(row, name, value)
+
+    async def _end(self, row: Retraining, state: str, event: HealthEvent, reason: str) -> None:
+        after = f"release {row.published}" if state == "done" else state
+        async with self._store.begin() as session:
+            kept = await session.get_one(Retraining, row.id)
+            kept.state, kept.ended = state, self._clock()
+            await self._affect(session, row.alarms, event, reason)
+            session.add(self._event(row.workload, "retraining", after, reason))
 
     async def _last(self, workload: str) -> float:
         """When a retraining last began or ended; 0 for never."""
-        told = select(Event).where(Event.kind == "retrain", Event.name == workload).order_by(Event.id.desc())
-        event = await self._store.first(told)
-        return event.time if event else 0.0
+        mine = select(Retraining).where(Retraining.workload == workload).order_by(Retraining.id.desc())
+        last = await self._store.first(mine)
+        return max(last.began, last.ended) if last else 0.0
 
     async def _busy(self, workload: str) -> str:
         run = await self._store.first(
@@ -215,38 +345,36 @@ class Retrainer:
         """An alarm about a release is answered once none of its devices runs that any more, or one from before it."""
         async with self._store.begin() as session:
             installed = (await session.scalars(select(Installed))).all()
-            for alarm in (await session.scalars(select(Alarm).where(Alarm.state == "open"))).all():
+            for alarm in (await session.scalars(select(Alarm).where(UNRESOLVED))).all():
                 if not any(_is_about(alarm, one) for one in installed):
-                    alarm.state, alarm.health = "resolved", Health.OK.value
                     why = f"{', '.join(alarm.devices)}: {alarm.workload}/{alarm.release} runs no more"
-                    session.add(Event(time=self._clock(), kind="alarm", name=alarm.title, before="open",
-                                      after="resolved", reason=why, actor=ACTOR))  # fmt: skip
+                    move(session, alarm, AlarmEvent.RESOLVED, why, ACTOR, self._clock())
 
     async def _take_back_halted(self) -> None:
-        """What a retraining was to cure still drifts where its rollout halted, or the cloud's end cut it short."""
-        under_way = Alarm.health.in_([Health.RETRAIN.value, Health.CANARY.value])
-        for alarm in await self._store.all(select(Alarm).where(Alarm.state == "open", under_way)):
+        """What a retraining was to cure still drifts where its rollout halted."""
+        for alarm in await self._store.all(select(Alarm).where(UNRESOLVED, Alarm.health == Health.CANARY.value)):
             newest = select(Rollout).where(Rollout.workload == alarm.workload, Rollout.release > alarm.release)
             rollout = await self._store.first(newest.order_by(Rollout.id.desc()))
-            if alarm.health == Health.RETRAIN or (rollout and rollout.state == "halted"):
-                why = f"rollout {rollout.id} halted" if rollout else "the retraining was cut short"
-                await self._move([alarm], HealthEvent.GAVE_UP, why)
+            if rollout and rollout.state == "halted":
+                await self._move([alarm.id], HealthEvent.GAVE_UP, f"rollout {rollout.id} halted")
 
-    def _save(self, workload: str, samples: Samples) -> Path:
+    def _file(self, workload: str) -> Path:
+        return self._folder / f"{workload}.npz"
+
+    def _save(self, workload: str, samples: Samples) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        file = self._folder / f"{workload}.npz"
+        content = io.BytesIO()
         sources = np.array([f"device:{name}" for name in samples.sources])
-        np.savez(file, inputs=samples.inputs, labels=samples.labels, sources=sources)
-        return file
+        np.savez(content, inputs=samples.inputs, labels=samples.labels, sources=sources)
+        write_durably(self._file(workload), content.getvalue())
 
     def _report(self, progress: Progress) -> None:
         if progress.done == progress.total:
             log.info("retraining: %s: %s", progress.stage, progress.note or "done")
 
-    async def _note(self, workload: str, before: str, after: str, reason: str) -> None:
-        async with self._store.begin() as session:
-            session.add(Event(time=self._clock(), kind="retrain", name=workload, before=before, after=after,
-                              reason=reason, actor=ACTOR))  # fmt: skip
+    def _event(self, workload: str, before: str, after: str, reason: str) -> Event:
+        return Event(time=self._clock(), kind="retrain", name=workload, before=before, after=after, reason=reason,
+                     actor=ACTOR)  # fmt: skip
 
 
 def _is_about(alarm: Alarm, installed: Installed) -> bool:

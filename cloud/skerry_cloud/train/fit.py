@@ -6,13 +6,16 @@ replay of what the parent learned from, so that the new is learned without forge
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from skerry_cloud.train.kept import Kept
 from skerry_cloud.workloads import Examples, Workload
 
 RECENT_SHARE = 0.5  # of a retraining's examples; repeated as often as it takes
@@ -49,23 +52,30 @@ def fit(
     recipe: Recipe,
     step: Step,
     loss: Loss | None = None,
+    file: Path | None = None,
 ) -> None:
     """Train the network in place. ``recent`` marks what a retraining is for; ``step`` hears of each batch.
 
-    ``loss`` is the workload's, on the examples' labels, where nothing else is given.
+    ``loss`` is the workload's, on the examples' labels, where nothing else is given. In ``file`` the state is kept
+    after each epoch; where it holds one of the same recipe, training goes on from there, to the very same end.
     """
     inputs, loss = torch.tensor(examples.inputs), loss or _labels_loss(workload, examples)
-    batches = [rows for epoch in schedule(recent, recipe) for rows in _batches(epoch, recipe.batch_size)]
+    epochs = [_batches(rows, recipe.batch_size) for rows in schedule(recent, recipe)]
+    batches = list(chain.from_iterable(epochs))
     optimiser = torch.optim.AdamW(network.parameters(), recipe.learning_rate, weight_decay=WEIGHT_DECAY)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.learning_rate, total_steps=len(batches))
     network.train()
     views = np.random.default_rng(recipe.seed).integers(workload.views, size=len(batches)).tolist()
-    for done, (rows, view) in enumerate(zip(batches, views, strict=True), start=1):
+    kept = Kept(file, asdict(recipe), network=network, optimiser=optimiser, rate=rate) if file else None
+    before = kept.restore() if kept else 0
+    for done, (rows, view) in enumerate(zip(batches[before:], views[before:], strict=True), start=before + 1):
         value = loss(network(workload.prepare(workload.view(inputs[rows], view))), rows, view)
         optimiser.zero_grad()
         torch.autograd.backward(value)
         optimiser.step()
         rate.step()
+        if kept and done % len(epochs[0]) == 0:
+            kept.keep(done)
         step(done, len(batches), value.item())
     network.eval()
 

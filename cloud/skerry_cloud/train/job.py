@@ -26,7 +26,10 @@ WARM_EPOCHS, WARM_RATE = 0.25, 0.5
 
 
 def work(spec: TrainSpec, report: Report) -> None:
-    """Train, export, compare the export with PyTorch, evaluate on held-out rows, and write the metrics last."""
+    """Train, export, compare the export with PyTorch, evaluate on held-out rows, and write the metrics last.
+
+    Killed, and asked again, it goes on from the last epoch.
+    """
     workload = workloads.load(spec.workload, spec.folder)
     report(Progress("data", 0, 1))
     version = datasets.open_version(spec.datasets, spec.dataset)
@@ -36,13 +39,14 @@ def work(spec: TrainSpec, report: Report) -> None:
     fit.start(spec.seed, spec.threads)
     network = _network(workload, spec.parent)
     recipe = _recipe(spec, workload, version.info.counts[TRAIN])
-    seconds = _train(network, workload, version, rows.of(TRAIN), recipe, report)
+    seconds = _train(network, workload, version, rows.of(TRAIN), recipe, report, spec.run / runs.TRAINING)
     parity = _save(network, workload, spec.run, test, report)
     scores = fit.answer(network, workload, test.examples.inputs)
     parameters = sum(weights.numel() for weights in network.parameters())
     training = runs.Training(recipe.epochs, recipe.epoch_size, parameters, seconds, parity)
     metrics = evaluate(workload, version, test, scores, training)
     runs.write(spec.run / runs.METRICS, metrics)
+    (spec.run / runs.TRAINING).unlink()
     report(Progress("evaluate", 1, 1, f"accuracy {metrics.overall['accuracy']:.4f} on {len(test)} held-out examples"))
 
 
@@ -87,7 +91,13 @@ def _recipe(spec: TrainSpec, workload: Workload, available: int) -> fit.Recipe:
 
 
 def _train(
-    network: nn.Module, workload: Workload, version: DatasetVersion, rows: Rows, recipe: fit.Recipe, report: Report
+    network: nn.Module,
+    workload: Workload,
+    version: DatasetVersion,
+    rows: Rows,
+    recipe: fit.Recipe,
+    report: Report,
+    file: Path,
 ) -> float:
     """Train, reporting whole percents. Returns the seconds that it took."""
 
@@ -96,7 +106,8 @@ def _train(
             report(Progress("train", done, total, f"loss {loss:.3f}"))
 
     start = time.perf_counter()
-    fit.fit(network, workload, rows.examples, version.recent(rows), recipe, step)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    fit.fit(network, workload, rows.examples, version.recent(rows), recipe, step, file=file)
     return time.perf_counter() - start
 
 

@@ -83,9 +83,13 @@ class Loader:
         found = [finding for key in keys.values() if (finding := self._engines.finding(key))]
         return self._loaded(bundle, choose(found or [Finding(CPU)]), keys)
 
+    def survey(self, bundle: Bundle) -> list[Finding]:
+        """What each configured provider makes of it, tried now, in the order of preference. Nothing is loaded here."""
+        return [self._try(bundle, provider, key) for provider, key in self._keys(bundle).items()]
+
     def examine(self, bundle: Bundle) -> str:
         """For the doctor: try every configured provider now. Raises ModelError on a fall-back, or if none will do."""
-        choice = choose([self._try(bundle, provider, key) for provider, key in self._keys(bundle).items()])
+        choice = choose(self.survey(bundle))
         if choice.fallback_from:
             raise ModelError(f"runs on {choice.provider} instead of {choice.fallback_from}: {choice.reason}")
         return choice.reason

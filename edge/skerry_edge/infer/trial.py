@@ -34,7 +34,10 @@ Progress = Callable[[str], None]
 
 
 def try_out(job: Job, progress: Progress, deadline_s: float | None = None) -> Finding:
-    """Try a model on one provider, in a child process. Blocks; the calling thread must live until it returns."""
+    """Try a model on one provider, in a child process. Blocks; the calling thread must live until it returns.
+
+    What ``progress`` raises ends the trial.
+    """
     limit_s = deadline_s or (CPU_S if job.provider == CPU else ACCELERATOR_S)
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
         command = [sys.executable, "-c", PROGRAM, json.dumps(asdict(job))]

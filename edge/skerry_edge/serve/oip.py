@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import grpc
 from google.protobuf.json_format import ParseDict
 
-from skerry_edge.serve import tensors
+from skerry_edge.serve import datatypes, tensors
 from skerry_edge.serve.catalog import Catalog, Policy, Prediction, policy_of
 from skerry_proto.v1 import inference_pb2 as pb
 from skerry_shared.errors import (
@@ -203,17 +203,19 @@ def _parameters(request: pb.ModelInferRequest) -> dict[str, object]:
 
 def _response(request: pb.ModelInferRequest, prediction: Prediction) -> pb.ModelInferResponse:
     manifest, prediction_id = prediction.manifest, prediction.prediction_id
-    response = pb.ModelInferResponse.FromString(_head(manifest.workload, manifest.release))
+    arrays = datatypes.chosen(prediction.outputs, [output.name for output in request.outputs])
+    form = tuple([(name, array.dtype, array.shape) for name, array in arrays.items()])
+    response = pb.ModelInferResponse.FromString(_head(manifest.workload, manifest.release, form))
     response.id = request.id or prediction_id
     response.parameters["prediction_id"].string_param = prediction_id
-    wanted = [output.name for output in request.outputs]
-    tensors.add_outputs(response, prediction.outputs, wanted, raw=bool(request.raw_input_contents))
+    tensors.add_values(response, arrays.values(), raw=bool(request.raw_input_contents))
     return response
 
 
 @lru_cache
-def _head(workload: str, release: int) -> bytes:
-    """What all replies of a release have in common; parsing it is quicker than setting its fields."""
+def _head(workload: str, release: int, form: tensors.Form) -> bytes:
+    """What all replies of a release of one form have in common; parsing it is quicker than setting its fields."""
     head = pb.ModelInferResponse(model_name=workload, model_version=str(release))
     head.parameters["release"].int64_param = release
+    tensors.describe(head, form)
     return head.SerializeToString()

@@ -1,6 +1,6 @@
 """Tensors of gRPC messages ↔ numpy: raw little-endian bytes, or typed lists of values."""
 
-from collections.abc import Sequence
+from collections.abc import Collection
 
 import numpy as np
 
@@ -8,7 +8,8 @@ from skerry_edge.serve import datatypes
 from skerry_edge.serve.datatypes import Array
 from skerry_proto.v1 import inference_pb2 as pb
 from skerry_shared.errors import InputError
-from skerry_shared.ports.runtime import Tensors
+
+Form = tuple[tuple[str, "np.dtype[np.generic]", tuple[int, ...]], ...]  # of outputs: name, dtype, shape
 
 CONTENTS: dict[str, str] = {
     "BOOL": "bool_contents",
@@ -39,17 +40,19 @@ def inputs_of(request: pb.ModelInferRequest) -> dict[str, Array]:
     return inputs
 
 
-def add_outputs(response: pb.ModelInferResponse, outputs: Tensors, wanted: Sequence[str], raw: bool) -> None:
-    """Put the wanted outputs into ``response``, all of them if none is named. Raises InputError on an unknown one."""
-    arrays = datatypes.chosen(outputs, wanted)
-    raw = raw or any(array.dtype == np.float16 for array in arrays.values())  # travels raw only
-    for name, array in arrays.items():
-        datatype = datatypes.DATATYPES[array.dtype]
-        tensor = response.outputs.add(name=name, datatype=datatype, shape=array.shape)
-        if not raw:
-            getattr(tensor.contents, CONTENTS[datatype]).extend(array.ravel().tolist())
-    if raw:
-        response.raw_output_contents.extend([datatypes.raw(array) for array in arrays.values()])
+def describe(response: pb.ModelInferResponse, form: Form) -> None:
+    """Say which outputs there are, without their values."""
+    for name, dtype, shape in form:
+        response.outputs.add(name=name, datatype=datatypes.DATATYPES[dtype], shape=shape)
+
+
+def add_values(response: pb.ModelInferResponse, arrays: Collection[Array], raw: bool) -> None:
+    """Put in the values of the outputs that ``response`` describes, in their order."""
+    if raw or any(array.dtype == np.float16 for array in arrays):  # which travels raw only
+        response.raw_output_contents.extend([datatypes.raw(array) for array in arrays])
+        return
+    for tensor, array in zip(response.outputs, arrays, strict=True):
+        getattr(tensor.contents, CONTENTS[tensor.datatype]).extend(array.ravel().tolist())
 
 
 def _from_raw(tensor: pb.ModelInferRequest.InferInputTensor, raw: bytes) -> Array:

@@ -60,6 +60,11 @@ class UpdateFlow:
         return self._stored.state is Update.SHADOWING
 
     @property
+    def under_way(self) -> bool:
+        """Is there an update that is not decided yet?"""
+        return self._stored.state in UNDER_WAY
+
+    @property
     def starts(self) -> int:
         """Of the agent under what is on trial here, without an end in order."""
         return self._stored.starts

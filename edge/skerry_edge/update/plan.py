@@ -6,6 +6,7 @@ In this order, each with its error, and nothing is believed before its check:
 2. it is for this fleet and this device, in   TrustError
    a mode that this agent knows, and about
    what can be the name of a workload         UsageError
+   (release 0 never serves)
 3. its counter is above the last one seen of  ReplayError; the same document again is known, not an error
    this workload
 4. it has not expired                         ExpiredError
@@ -65,6 +66,8 @@ def authenticate(data: bytes, director: Ed25519PublicKey, device: Device) -> Ord
         raise TrustError(f"assignment: for {assignment.device!r} in {assignment.fleet!r}, this is {device.name!r}")
     if assignment.mode not in MODES:
         raise TrustError(f"assignment: mode {assignment.mode!r} is unknown; update this agent first")
+    if (assignment.release == 0) != (assignment.measure or assignment.drop):
+        raise TrustError(f"assignment: release {assignment.release} cannot be for mode {assignment.mode!r}")
     check_name("workload", assignment.workload)
     return Order(assignment, signed.document)
 

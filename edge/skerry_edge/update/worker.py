@@ -1,10 +1,11 @@
-"""Drives the updates of one workload in a thread of its own: what comes from other threads waits here, bounded."""
+"""Drives a flow in a thread of its own: what comes from other threads waits here, bounded."""
 
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,23 +18,26 @@ BEAT_S = 5.0  # between signs of life while there is nothing to do
 WAITING = 1024  # samples, labels and failures that may wait; older ones give way, for any of them serves as well
 
 
-class Worker:
-    """Thread-safe front of an UpdateFlow."""
+class Flow(Protocol):
+    """What can be driven: takes in orders, and does what they ask for step by step."""
 
-    def __init__(
-        self, name: str, flow: UpdateFlow, beat: Callable[[], None], broke: Callable[[Exception], None]
-    ) -> None:
+    def start(self) -> None: ...  # noqa: D102
+    def receive(self, order: Order) -> None: ...  # noqa: D102
+    def advance(self) -> float | None: ...  # noqa: D102 - seconds until the next call, None: until there is news
+
+
+class Driver:
+    """A thread that drives a flow. Thread-safe."""
+
+    def __init__(self, name: str, flow: Flow, beat: Callable[[], None], broke: Callable[[Exception], None]) -> None:
         """``beat`` is called whenever the thread comes round: between steps and every few seconds of waiting.
 
         ``broke`` hears of an error that is no SkerryError: the process must not go on half alive.
         """
-        self.flow, self._beat, self._broke = flow, beat, broke
-        self._urgent: deque[Callable[[], None]] = deque(maxlen=8)  # complaints; the same ones come again
+        self._flow, self._beat, self._broke = flow, beat, broke
         self._desired: deque[Order] = deque(maxlen=1)  # the newest order is the one that counts
-        self._tasks: deque[Callable[[], None]] = deque(maxlen=WAITING)
         self._wake, self._closing = threading.Event(), False
         self._thread = threading.Thread(target=self._live, name=f"skerry-{name}", daemon=True)
-        self.dropped = 0
 
     def start(self) -> None:
         """Begin to work."""
@@ -43,6 +47,55 @@ class Worker:
         """An order came that the director signed."""
         self._desired.append(order)
         self._wake.set()
+
+    def close(self) -> None:
+        """Let the thread end after its present step; it may still swap models and report."""
+        self._closing = True
+        self._wake.set()
+
+    def join(self) -> None:
+        """Wait for the thread's end."""
+        if self._thread.ident:
+            self._thread.join()
+
+    def _live(self) -> None:
+        try:
+            self._work()
+        except Exception as error:  # noqa: BLE001 - whoever hears of it ends the process
+            self._broke(error)
+
+    def _work(self) -> None:
+        self._flow.start()
+        self._beat()
+        while not self._closing:
+            self._pause(self._flow.advance())
+            self._hear()
+
+    def _hear(self) -> None:
+        """Take in what came meanwhile."""
+        while self._desired and not self._closing:
+            self._flow.receive(self._desired.popleft())
+
+    def _pause(self, seconds: float | None) -> None:
+        """Wait for news, ``seconds`` at most, with signs of life."""
+        end = float("inf") if seconds is None else time.monotonic() + seconds
+        self._beat()
+        while not self._wake.wait(max(0.0, min(BEAT_S, end - time.monotonic()))) and time.monotonic() < end:
+            self._beat()
+        self._wake.clear()
+
+
+class Worker(Driver):
+    """Drives an UpdateFlow, and passes on what comes about its models."""
+
+    def __init__(
+        self, name: str, flow: UpdateFlow, beat: Callable[[], None], broke: Callable[[Exception], None]
+    ) -> None:
+        super().__init__(name, flow, beat, broke)
+        self.flow = flow
+        self._urgent: deque[Callable[[], None]] = deque(maxlen=8)  # complaints; the same ones come again
+        self._tasks: deque[Callable[[], None]] = deque(maxlen=WAITING)
+        self.dropped = 0
 
     def sample(self, release: int, prediction_id: str, inputs: Tensors, scores: NDArray[np.float32]) -> None:
         """A live answer: the inputs as a batch of one, the scores one per label."""
@@ -70,42 +123,13 @@ class Worker:
         """The agent ran for long enough."""
         self._add(self.flow.settle)
 
-    def close(self) -> None:
-        """Let the thread end after its present step; it may still swap models and report."""
-        self._closing = True
-        self._wake.set()
-
-    def join(self) -> None:
-        """Wait for the thread's end."""
-        if self._thread.ident:
-            self._thread.join()
-
-    def _live(self) -> None:
-        try:
-            self._work()
-        except Exception as error:  # noqa: BLE001 - whoever hears of it ends the process
-            self._broke(error)
-
-    def _work(self) -> None:
-        self.flow.start()
-        self._beat()
-        while not self._closing:
-            self._pause(self.flow.advance())
-            while self._urgent and not self._closing:
-                self._urgent.popleft()()
-            while self._desired and not self._closing:
-                self.flow.receive(self._desired.popleft())
-            while self._tasks and not (self._urgent or self._closing):
-                self._tasks.popleft()()
-                self._beat()
-
-    def _pause(self, seconds: float | None) -> None:
-        """Wait for news, ``seconds`` at most, with signs of life."""
-        end = float("inf") if seconds is None else time.monotonic() + seconds
-        self._beat()
-        while not self._wake.wait(max(0.0, min(BEAT_S, end - time.monotonic()))) and time.monotonic() < end:
+    def _hear(self) -> None:
+        while self._urgent and not self._closing:
+            self._urgent.popleft()()
+        super()._hear()
+        while self._tasks and not (self._urgent or self._closing):
+            self._tasks.popleft()()
             self._beat()
-        self._wake.clear()
 
     def _add(self, task: Callable[[], None]) -> None:
         self.dropped += len(self._tasks) == WAITING

@@ -28,10 +28,13 @@ class Workloads:
 
     def __init__(
         self, authenticate: Authenticate, make: Callable[[str], UpdateFlow], door: Door, beat: Callable[[str], None],
-        broke: Callable[[Exception], None],
+        broke: Callable[[Exception], None], measure: Callable[[plan.Order], None],
     ) -> None:  # fmt: skip
-        """``make`` opens the flow of a workload, known or new; ``beat`` and ``broke`` as of a Worker, with its name."""
-        self._authenticate, self._make, self._door = authenticate, make, door
+        """``make`` opens the flow of a workload, known or new; ``beat`` and ``broke`` as of a Worker, with its name.
+
+        ``measure`` gets what only asks for a benchmark: no workload's model is at stake.
+        """
+        self._authenticate, self._make, self._door, self._measure = authenticate, make, door, measure
         self._beat, self._broke = beat, broke
         self._lock, self._workers, self._closed = threading.Lock(), dict[str, Worker](), False
 
@@ -49,11 +52,19 @@ class Workloads:
         except SkerryError as error:
             self._door.turn_away(str(error))
             return
+        if order.assignment.measure:
+            self._measure(order)
+            return
         name = order.assignment.workload
         with self._lock:
             if not self._closed:
                 worker = self._workers.get(name) or self._employ(name, self._make(name))
                 worker.desire(order)
+
+    def occupied(self) -> str:
+        """Who may need the device for itself; empty if nobody does."""
+        busy = [name for name, worker in self._all().items() if worker.flow.under_way]
+        return "the agent stops" if self._closed else f"an update of {', '.join(busy)} is under way" if busy else ""
 
     def proving(self) -> set[str]:
         """Workloads whose new model is compared with its predecessor."""

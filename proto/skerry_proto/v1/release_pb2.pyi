@@ -256,7 +256,7 @@ class Assignment(google.protobuf.message.Message):
     length: builtins.int
     """bytes"""
     mode: builtins.str
-    """"serve" (or empty); "shadow": answer beside what serves, never in its place; "drop": no bundle, take the workload off"""
+    """"serve" (or empty); "shadow": answer beside what serves, never in its place; "measure": try it, report, forget it (release 0); "drop": no bundle, take the workload off"""
     @property
     def target(self) -> global___Target:
         """lets a device refuse an unfit bundle before it downloads it"""

@@ -81,7 +81,7 @@ class Header(google.protobuf.message.Message):
     counter: builtins.int
     """1, 2, 3 … within the session"""
     table: builtins.str
-    """"windows", "samples", "labels", "events", "shadow", "load" """
+    """"windows", "samples", "labels", "events", "shadow", "load", "measured" """
     def __init__(
         self,
         *,

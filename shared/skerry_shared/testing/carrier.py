@@ -118,10 +118,10 @@ def up(payload: bytes) -> bytes:
     return wire.encode(Up(batch=Sealed(b"", payload)))
 
 
-def desired(workload: str, release: int) -> bytes:
+def desired(workload: str, release: int, mode: str = "serve") -> bytes:
     """A serialised Down with an assignment, which nobody signed."""
     target = Target("", "", "", "")
-    assignment = Assignment("north", "a", release, 0, 0, 1, workload, release, "", "", 0, target)
+    assignment = Assignment("north", "a", release, 0, 0, 1, workload, release, "", "", 0, target, mode)
     return wire.encode(Down(desired=wire.encode(Signed(wire.encode(assignment), b""))))
 
 

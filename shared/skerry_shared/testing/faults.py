@@ -20,6 +20,7 @@ class FaultProxy:
         self.port = 0  # where it listens, on the loopback
         self.refuse = False  # reset each new connection at once
         self.cut_after: int | None = None  # reset all once so many more bytes have passed, in both directions together
+        self.rate: float | None = None  # bytes a second, on each connection and in each direction; None: no limit
         self._host, self._target = host, port
         self._flowing = asyncio.Event()
         self._flowing.set()
@@ -73,6 +74,8 @@ class FaultProxy:
         try:
             while data := await source.read(CHUNK):
                 await self._flowing.wait()
+                if self.rate:
+                    await asyncio.sleep(len(data) / self.rate)
                 sink.write(data)
                 await sink.drain()
                 self._count(len(data))

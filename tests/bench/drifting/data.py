@@ -131,7 +131,7 @@ CASES = (
     Case("sudden", "wind", _moved(0.3)),
     Case("gradual", "wind", _ramp),
     Case("single device", "wind", _moved(0.4, slice(0, 1)), devices=10),
-    Case("single feature", "segments", _moved(0.5, slice(4, 5))),
+    Case("single feature", "segments", _moved(0.25, slice(4, 5))),
     Case("saturation", "wind", _saturated),
     Case("stuck", "employment", _stuck),
     Case("image corruption", "pictures", _corrupted),

@@ -1,6 +1,7 @@
 """The floor for a gRPC server in Python: parses a request, runs the model, answers. ``minimal.py MODEL SOCKET``"""
 
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,13 +12,14 @@ import onnxruntime as ort
 from skerry_proto.v1 import inference_pb2 as pb
 
 
-def main(model: str, address: str) -> None:
+def handler(model: str) -> Callable[..., Any]:
+    """From a request to its reply."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
 
-    def infer(request: Any, context: grpc.ServicerContext) -> Any:
+    def infer(request: Any, _: object = None) -> Any:
         tensor = request.inputs[0]
         array = np.frombuffer(request.raw_input_contents[0], np.uint8).reshape(tuple(tensor.shape))
         response = pb.ModelInferResponse(model_name="bench")
@@ -26,11 +28,15 @@ def main(model: str, address: str) -> None:
             response.raw_output_contents.append(output.tobytes())
         return response
 
-    handler = grpc.unary_unary_rpc_method_handler(
-        infer, pb.ModelInferRequest.FromString, pb.ModelInferResponse.SerializeToString
+    return infer
+
+
+def main(model: str, address: str) -> None:
+    method = grpc.unary_unary_rpc_method_handler(
+        handler(model), pb.ModelInferRequest.FromString, pb.ModelInferResponse.SerializeToString
     )
     server = grpc.server(ThreadPoolExecutor(8))
-    service = grpc.method_handlers_generic_handler("inference.GRPCInferenceService", {"ModelInfer": handler})
+    service = grpc.method_handlers_generic_handler("inference.GRPCInferenceService", {"ModelInfer": method})
     server.add_generic_rpc_handlers([service])
     server.add_insecure_port(address)
     server.start()

@@ -115,7 +115,14 @@ def _python(name: str, peer: Peer) -> Path:
     python, uv = folder / "bin/python", [sys.executable, "-m", "uv"]
     if not (folder / "installed").is_file():
         subprocess.run([*uv, "venv", "-q", "--clear", str(folder)], check=True, capture_output=True, text=True)
-        install = [*uv, "pip", "install", "-q", "--torch-backend", "cpu", "--python", str(python), *peer.packages]
+        install = [*uv, "pip", "install", "-q", *_torch(), "--python", str(python), *peer.packages]
         subprocess.run(install, check=True, capture_output=True, text=True, timeout=INSTALL_S)
         (folder / "installed").touch()
     return python
+
+
+def _torch() -> list[str]:
+    """Where the CPU build of torch comes from, as in scripts/setup; else gigabytes of CUDA would come."""
+    wheels = os.environ.get("PIP_FIND_LINKS", "")
+    local = wheels and any(Path(wheels).glob("torch-*+cpu-*.whl"))
+    return ["--find-links", wheels] if local else ["--torch-backend", "cpu"]
