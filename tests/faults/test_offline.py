@@ -105,10 +105,7 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_costs_what_comes_meanwhile_and_nothing_else(tiny_disk: Path) -> None:
     outbox = outbox_of(tiny_disk / "spool", 64 << 20)
     outbox.put("labels", b"before")
-    (tiny_disk / "others").write_bytes(b"")
-    with pytest.raises(OSError, match="No space left"), (tiny_disk / "others").open("ab", buffering=0) as file:
-        while True:
-            file.write(bytes(4096))
+    fill(tiny_disk / "others")
     for _ in range(5):
         outbox.put("labels", os.urandom(8_000))
     assert outbox.lost == {Loss("labels", "disk"): 5}
@@ -120,6 +117,24 @@ def test_a_full_disk_costs_what_comes_meanwhile_and_nothing_else(tiny_disk: Path
     again = outbox_of(tiny_disk / "spool", 64 << 20)
     assert waiting(again) == ["labels", "labels", "metrics"]
     again.close()
+
+
+def test_an_agent_can_start_on_a_full_disk(tiny_disk: Path) -> None:
+    fill(tiny_disk / "others")
+    outbox = outbox_of(tiny_disk / "spool", 64 << 20)
+    outbox.put("labels", os.urandom(8_000))
+    assert outbox.lost == {Loss("labels", "disk"): 1}
+    (tiny_disk / "others").unlink()
+    outbox.put("labels", b"after")
+    assert waiting(outbox) == ["labels"]
+    outbox.close()
+
+
+def fill(path: Path) -> None:
+    """Until the file system has no room left."""
+    with pytest.raises(OSError, match="No space left"), path.open("ab", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
 
 
 def waiting(outbox: Outbox) -> list[str]:

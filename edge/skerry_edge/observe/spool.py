@@ -43,7 +43,7 @@ class Spool:
     """Sealed batches on disk. Any thread may call any method. One process at a time may own the folder."""
 
     def __init__(self, folder: Path, segment_bytes: int) -> None:
-        """Recover what is in ``folder`` (created if missing); a segment takes no more beyond ``segment_bytes``."""
+        """Recover what is in ``folder``, which the first batch creates; a segment takes up to ``segment_bytes``."""
         self.torn = 0  # segments that were cut short by a crash, or damaged
         self._folder, self._segment_bytes = folder, segment_bytes
         self._opening = SignedSession(b"", b"", b"")
@@ -51,7 +51,6 @@ class Spool:
         self._written = self._synced = self._failed = 0  # tickets
         self._open: Segment | None = None  # the newest, while it takes records
         self._closing: list[Segment] = []  # take no more records, not yet durable
-        folder.mkdir(parents=True, exist_ok=True)
         self._segments = dict(self._recover())
         self._next = max(self._segments, default=0) + 1
 
@@ -162,6 +161,9 @@ class Spool:
         return current
 
     def _start(self) -> Segment:
+        if not self._folder.exists():  # not before: an agent must start on a full disk
+            self._folder.mkdir(parents=True)
+            sync_folder(self._folder.parent)
         self._open = Segment.create(self._folder / f"{self._next:012d}.segment", self._opening)
         self._segments[self._next] = self._open
         self._next += 1
