@@ -44,7 +44,7 @@ from skerry_shared.errors import GateError
 
 NETS = Path(nets.__file__)
 PROFILE = "generic-x86-64"
-WITHIN, TINY = 0.3, 2.0  # points below the reference
+WITHIN, TINY = 0.3, 2.0  # points below the float reference, below the teacher
 MAX_DROP = 1.0  # points that the gates allow
 ROUNDS = 60
 CALIBRATION = 512  # inputs, for the other tools as for ours
@@ -210,14 +210,14 @@ def _average(several: Sequence[Measured]) -> Measured:
 def _figures(seeds: Mapping[str, Sequence[Seed]]) -> dict[str, Any]:
     residual = seeds["Residual"]
     reference = float(np.mean([seed.reference for seed in residual]))
-    size = float(np.mean([seed.champion.model_bytes for seed in residual]))
+    teacher = _average([seed.champion for seed in residual])
     found = {recipe: _mean(residual, recipe) for recipe in residual[0].found}
     close = [measured for measured in found.values() if measured.accuracy >= reference - WITHIN]
-    tiny = [measured for measured in found.values() if measured.accuracy >= reference - TINY]
+    tiny = [measured for measured in found.values() if measured.accuracy >= teacher.accuracy - TINY]
     return {
-        "size_ratio_03": min(measured.model_bytes for measured in close) / size if close else None,
+        "size_ratio_03": min(measured.model_bytes for measured in close) / teacher.model_bytes if close else None,
         "latency_ratio_03": min(measured.latency_ratio for measured in close) if close else None,
-        "both_03": [r for r, m in found.items() if m in close and _both(m, size)],
+        "both_03": [r for r, m in found.items() if m in close and _both(m, teacher.model_bytes)],
         "tiny_kb": min(measured.model_bytes for measured in tiny) / 1024 if tiny else None,
         "int8_drop_worst": max(_int8_drop(found) for found in seeds.values()),
         "selector_regret": max(_regret(seed) for found in seeds.values() for seed in found),

@@ -171,14 +171,14 @@ def _children(process: int) -> list[int]:
 def test_the_lake_is_asked_in_sql_and_only_asked(stage: Stage, tmp_path: Path) -> None:
     here = {"SKERRY_CLOUD": str(stage.operator)}
 
-    def lake(*command: object) -> "subprocess.CompletedProcess[str]":
+    def lake(*command: str) -> "subprocess.CompletedProcess[str]":
         return run(BIN / "skerry", "lake", *command, environment=here)
 
     tables = json.loads(lake("tables", "--json").stdout)
     assert {row["table"] for row in tables} >= {"windows", "samples", "quarantine"}
     assert json.loads(lake("query", "SELECT count(*) AS rows FROM windows", "--json").stdout) == [{"rows": 0}]
     saved = tmp_path / "rows.csv"
-    assert lake("query", "SELECT 1 AS a, [1, 2] AS b, 'x'::BLOB AS c", "--csv", saved).returncode == 0
+    assert lake("query", "SELECT 1 AS a, [1, 2] AS b, 'x'::BLOB AS c", "--csv", str(saved)).returncode == 0
     assert saved.read_text().splitlines() == ["a,b,c", '1,"[1, 2]",eA==']
     for wrong, why in (
         ("SELECT * FROM gossip", "gossip does not exist"), ("DROP TABLE windows", "only reads"),
