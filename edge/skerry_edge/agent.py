@@ -30,10 +30,11 @@ from skerry_edge.notify import READY, STOPPING, WATCHDOG, Notifier
 from skerry_edge.observe.arrow import encode
 from skerry_edge.observe.events import EventLog
 from skerry_edge.observe.load import LoadLog
+from skerry_edge.observe.losses import LossLog
 from skerry_edge.observe.outbox import Outbox
 from skerry_edge.observe.recorder import label_rows, read_samples
-from skerry_edge.observe.spool import Spool
-from skerry_edge.observe.uplink import Uplink
+from skerry_edge.observe.span import Span
+from skerry_edge.observe.uplink import Limits, Uplink
 from skerry_edge.protect.strain import Allowance, Strain, allowance
 from skerry_edge.protect.watchdog import PERIOD_S, Watchdog
 from skerry_edge.serve import listen, local, oip
@@ -70,6 +71,7 @@ RENEW_S = 3600.0  # between looks at the certificate, which has a third of its l
 TICK_S = 1.0  # how late a window or a sample may be
 GRACE_S = 2.0  # that requests in flight get at the end
 FETCHES = threading.Lock()
+KBPS = 125  # bytes a second
 LOOP_S, UPDATE_S = 30.0, 900.0  # seconds between signs of life; an engine was seen to build for 570
 BENCH = "bench"  # the name of its thread, for the watchdog
 
@@ -80,8 +82,7 @@ class Agent:
     def __init__(self, folders: Folders, config: AgentConfig) -> None:
         """Opens the folder's spool; nothing runs yet."""
         self._folders, self._config, self._settings = folders, config, settings_of(config)
-        self._spool = Spool(folders.spool, config.spool_mb << 20)
-        self._outbox = Outbox(self._spool, _sealer(folders, config))
+        self._outbox = Outbox(folders.spool, config.spool_mb << 20, partial(_sealer, folders, config))
         self._events = EventLog(folders.events, self._outbox.put)
         self._engine, self._strain, self._notifier = Engine(), Strain.NONE, Notifier()
         period = (self._notifier.watchdog_s or 3 * PERIOD_S) / 3
@@ -101,15 +102,16 @@ class Agent:
         thermal = profile.thermal if profile else Thermal()
         self._upkeep = Upkeep(config.protect, thermal, self._workloads, self._relieve, time.monotonic)
         self._serving = Serving(self._engine, config, self._sink, self._workloads.failed, self._upkeep)
-        self._uplink = Uplink(self._outbox, _transports(folders, config), self._workloads.desire)
+        limits = Limits(bytes_s=config.drain_kbps * KBPS)
+        self._uplink = Uplink(self._outbox, _transports(folders, config), self._workloads.desire, limits)
 
     async def run(self) -> None:
         """Until SIGTERM or SIGINT; what was recorded is in the spool when this returns."""
         stopping, self._broken = _on_signals(), asyncio.get_running_loop().create_future()
         servers = self._serve()
-        self._load_log = LoadLog(
-            self._engine.loads, servers.refused, self._outbox.put, self._config.window_s, time.time
-        )
+        put, window_s = self._outbox.put, self._config.window_s
+        self._load_log = LoadLog(self._engine.loads, servers.refused, put, Span(window_s))
+        self._loss_log = LossLog(self._folders.losses, self._outbox.lost, put, Span(window_s))
         self._tell("", "started")
         self._watchdog.start()
         self._workloads.start(sorted(self._loading))
@@ -136,8 +138,9 @@ class Agent:
             port.unlink(missing_ok=True)
         self._serving.close()
         self._load_log.flush()
+        self._loss_log.flush()
         self._tell("started", "stopped")
-        self._spool.close()
+        self._outbox.close()
 
     def _on_beat(self, workload: str) -> None:
         """A worker came round; the first time it has loaded what this device can answer with."""
@@ -162,6 +165,7 @@ class Agent:
             await asyncio.to_thread(self._upkeep.tick)
             await asyncio.to_thread(self._serving.tick)
             await asyncio.to_thread(self._load_log.tick)
+            await asyncio.to_thread(self._loss_log.tick)
 
     async def _stay_certified(self) -> None:
         while True:

@@ -7,7 +7,6 @@ through the agent's socket; nothing it does can change what is installed.
 import asyncio
 import logging
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +19,7 @@ from skerry_edge.infer.models import Loader
 from skerry_edge.machine import settings_of
 from skerry_edge.observe.load import LoadLog
 from skerry_edge.observe.recorder import Recorder
+from skerry_edge.observe.span import Span
 from skerry_edge.serve.local import Reporter
 from skerry_edge.update.slots import Pointer, Slots
 from skerry_shared import bundle
@@ -45,7 +45,7 @@ class Client:
         self._followed = self._folders.workload(model) if model else None
         self._recorder: Recorder | None = None
         self._engine, self._reporter = Engine(), Reporter(self._folders.socket, self._tick)
-        self._load_log = LoadLog(self._engine.loads, lambda: 0, self._reporter.submit, self._config.window_s, time.time)
+        self._load_log = LoadLog(self._engine.loads, lambda: 0, self._reporter.submit, Span(self._config.window_s))
         self._loaded: Pointer | None = None
         self._lock, self._seen, self._closing = threading.Lock(), (0, 0), threading.Event()
         self._follower = threading.Thread(target=self._follow, name="skerry-follow", daemon=True)
@@ -134,7 +134,7 @@ class Client:
             raise StateError("the agent switched while its model was being loaded; try again")
         model = Loader(Engines(folder.engines), settings_of(self._config)).known(unpacked)
         sink, config = self._reporter.submit, self._config
-        recorder = Recorder(manifest, sink, config.window_s, config.sample_rate, time.time)
+        recorder = Recorder(manifest, sink, Span(config.window_s), config.sample_rate)
         self._engine.swap(Active(manifest, model, recorder.observe))
         return recorder
 

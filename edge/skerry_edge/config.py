@@ -109,6 +109,7 @@ class AgentConfig:
     model_mb: int = 1024  # memory that one model may take
     models_mb: int = 0  # … that all models together may take; 0: what the profile gives
     spool_mb: int = 64  # telemetry kept while offline
+    drain_kbps: int = 1024  # kilobits a second of it that go home once there is a link
     health: Health = Health()
     protect: Protect = Protect()
     shadow: Shadow = Shadow()
@@ -119,6 +120,8 @@ class AgentConfig:
             raise ValueError("transports: needs one at least, and 'mqtt' needs the key 'mqtt'")
         if not 0 <= self.sample_rate <= 1 or self.window_s <= 0 or self.threads < 1 or self.spool_mb < 1:
             raise ValueError("needs sample_rate from 0 to 1, window_s > 0, threads >= 1, spool_mb >= 1")
+        if self.drain_kbps < 1:
+            raise ValueError("drain_kbps: needs 1 or more")
         if len(set(self.providers)) < len(self.providers) or self.model_mb < 1 or self.models_mb < 0:
             raise ValueError("needs providers each once, model_mb >= 1, models_mb >= 0")
         if not all(0 <= port <= 65535 for port in (self.grpc_port, self.http_port)):
@@ -218,6 +221,11 @@ class Folders:
     def events(self) -> Path:
         """The last events, for `skerry-agent status`."""
         return self.root / "events"
+
+    @property
+    def losses(self) -> Path:
+        """Counts of telemetry that could not be kept."""
+        return self.root / "losses"
 
     @property
     def spool(self) -> Path:

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Protocol
@@ -13,6 +12,7 @@ from skerry_edge.infer.engine import Active, Engine
 from skerry_edge.infer.models import Chosen
 from skerry_edge.infer.scheduler import Limits
 from skerry_edge.observe.recorder import Recorder, Sink
+from skerry_edge.observe.span import Span
 from skerry_edge.protect.guard import Guard, Guarded
 from skerry_shared.ports.runtime import Model
 from skerry_shared.release import Manifest
@@ -45,7 +45,7 @@ class Serving:
     def activate(self, manifest: Manifest, model: Model) -> None:
         """Let this model answer and be recorded from now on."""
         workload, release = manifest.workload, manifest.release
-        recorder = Recorder(manifest, self._sink, self._config.window_s, self._rate, time.time)
+        recorder = Recorder(manifest, self._sink, Span(self._config.window_s), self._rate)
         guard = Guard(len(manifest.labels), self._config.protect)
         failed = partial(self._failed, workload, release)
         self._engine.swap(Active(manifest, Guarded(model, guard), recorder.observe, failed, _limits(model)))

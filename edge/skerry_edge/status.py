@@ -6,11 +6,14 @@ from typing import Any
 
 from skerry_edge.config import Folders, WorkloadFolder, load
 from skerry_edge.observe.events import last
+from skerry_edge.observe.losses import stored
 from skerry_edge.update.slots import Pointer, Slots
 from skerry_edge.update.state import StateFile
 from skerry_shared.locking import is_locked
+from skerry_shared.telemetry import CLASSES
 
 EVENTS = 5  # that a status shows
+LOST = {"bound": "for the spool was full", "disk": "for the disk refused them"}
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,8 @@ class Status:
     port: int | None  # of the inference service over gRPC, while the agent runs
     http_port: int | None  # of the same over REST
     models: list[Installed]
-    spool_bytes: int
+    spool_bytes: dict[str, int]  # by class of telemetry
+    lost: list[dict[str, Any]]  # batches that could not be kept, since the device was enrolled: class, reason, batches
     events: list[dict[str, Any]]
 
     def document(self) -> dict[str, Any]:
@@ -54,7 +58,11 @@ def read(folders: Folders) -> Status:
         port=_port(folders.port) if running else None,
         http_port=_port(folders.http_port) if running else None,
         models=[_installed(folder) for folder in folders.workloads()],
-        spool_bytes=sum(file.stat().st_size for file in folders.spool.glob("*")),
+        spool_bytes={name: _bytes(folders.spool / name) for name in CLASSES},
+        lost=[
+            {"class": loss.kind, "reason": loss.reason, "batches": count}
+            for loss, count in sorted(stored(folders.losses).items())
+        ],
         events=last(folders.events)[-EVENTS:],
     )
 
@@ -66,8 +74,9 @@ def as_text(status: Status) -> str:
         f"device   {status.device} in fleet {status.fleet}, profile {status.profile}",
         f"agent    {serving if status.running else 'does not run'}",
         *([f"model    {_model(model)}" for model in status.models] or ["model    none yet"]),
-        f"spool    {status.spool_bytes} bytes",
+        f"spool    {sum(status.spool_bytes.values())} bytes: {_by_class(status.spool_bytes)}",
     ]
+    lines += [f"lost     {one['batches']} batches of {one['class']}, {LOST[one['reason']]}" for one in status.lost]
     return "\n".join(lines + [f"event    {_line(event)}" for event in status.events])
 
 
@@ -80,6 +89,14 @@ def _model(model: Installed) -> str:
     serving = f"release {model.active.release}, slot {model.active.slot}" if model.active else "none serves"
     update = model.update or "no assignment yet"
     return f"{model.workload} {serving}; {update}{f': {model.reason}' if model.reason else ''}"
+
+
+def _bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.glob("*"))
+
+
+def _by_class(sizes: dict[str, int]) -> str:
+    return ", ".join(f"{name} {size}" for name, size in sizes.items())
 
 
 def _port(path: Path) -> int | None:

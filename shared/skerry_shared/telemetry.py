@@ -15,7 +15,7 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-Table = Literal["windows", "samples", "labels", "events", "shadow", "load", "measured"]
+Table = Literal["windows", "samples", "labels", "events", "shadow", "load", "losses", "measured"]
 ColumnType = Literal["string", "int64", "float64", "binary", "list<int64>"]
 
 TABLES: dict[str, dict[str, ColumnType]] = {
@@ -82,6 +82,13 @@ TABLES: dict[str, dict[str, ColumnType]] = {
         "expired": "int64",  # … whose deadline passed before they began
         "refused": "int64",  # connections beyond the limit; no model is known of these
     },
+    # what the device could not keep, one row per class and reason whenever the count rose: the last one counts
+    "losses": {
+        "time": "float64",
+        "class": "string",  # one of CLASSES
+        "reason": "string",  # "bound": gave way, or found no room; "disk": it was full or broken
+        "batches": "int64",  # since the device was enrolled
+    },
     # one row per provider on which a benchmark job's candidate was tried; one without a provider: it was not
     "measured": {
         "time": "float64",  # Unix seconds
@@ -97,6 +104,15 @@ TABLES: dict[str, dict[str, ColumnType]] = {
         "device_class": "string",  # equal where the same engines run as fast
     },
 }
+
+# of tables, the most precious first: what a device sends first, and gives up last when it has no more room
+CLASSES: dict[str, tuple[Table, ...]] = {
+    "labels": ("labels",),
+    "health": ("events", "shadow", "losses", "measured"),
+    "samples": ("samples",),
+    "metrics": ("windows", "load"),
+}
+CLASS_OF: dict[str, str] = {table: name for name, tables in CLASSES.items() for table in tables}
 
 MAX_BATCH = 16 << 20  # bytes of an unpacked batch; a device flushes far earlier
 

@@ -29,8 +29,9 @@ from skerry_edge import AsyncClient, Client, SocketClient, cli, status
 from skerry_edge.config import Folders, Health, Shadow
 from skerry_edge.infer.models import load_model
 from skerry_edge.observe.arrow import decode
+from skerry_edge.observe.outbox import Reader
 from skerry_edge.observe.recorder import SAMPLES
-from skerry_edge.observe.spool import Cursor, Spool
+from skerry_edge.observe.spool import Spool
 from skerry_edge.update.flow import UpdateFlow
 from skerry_edge.update.memory import Memory
 from skerry_edge.update.plan import Device, Floor, authenticate
@@ -108,10 +109,10 @@ class Machine:
         rows: dict[str, Rows] = {
             table: {column: [] for column in columns} for table, columns in telemetry.TABLES.items()
         }
-        spool, cursor = Spool(self.folders.spool, 1 << 26), Cursor(0, 0)
+        reader = Reader({name: Spool(self.folders.spool / name, 1 << 26) for name in telemetry.CLASSES})
         opener: Opener | None = None
-        while record := spool.read(cursor):
-            cursor, up = record.after, wire.decode(telemetry.Up, record.up)
+        while record := reader.next():
+            up = wire.decode(telemetry.Up, record.up)
             if up.session:
                 opener = Opener(up.session, "harbour", self.authority.certificate, self.ingest)
             if up.batch and opener:

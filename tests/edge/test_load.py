@@ -3,6 +3,7 @@ from typing import Any
 from skerry_edge.infer.scheduler import Load
 from skerry_edge.observe.arrow import decode
 from skerry_edge.observe.load import LoadLog
+from skerry_edge.observe.span import Span
 from skerry_shared import telemetry
 
 
@@ -10,7 +11,8 @@ class World:
     def __init__(self) -> None:
         self.now, self.refused, self.told = 100.0, 0, list[dict[str, list[Any]]]()
         self.loads = {("tiny", 1): Load()}
-        self.log = LoadLog(lambda: self.loads, lambda: self.refused, self._sink, 60.0, lambda: self.now)
+        now = lambda: self.now  # noqa: E731
+        self.log = LoadLog(lambda: self.loads, lambda: self.refused, self._sink, Span(60.0, now, now))
 
     def _sink(self, table: str, payload: bytes) -> None:
         assert table == "load"

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from skerry_edge.observe.arrow import decode
 from skerry_edge.observe.recorder import SAMPLES, Recorder, label_rows, read_samples
+from skerry_edge.observe.span import Span
 from skerry_shared import sketch, telemetry
 from skerry_shared.errors import InputError
 from skerry_shared.release import ANY, Channel, Lineage, Manifest, Measured, Target, TensorSpec
@@ -22,6 +24,10 @@ MANIFEST = Manifest(
     (Channel(NAMES[0], (0.25, 0.5), (1, 1, 1)), Channel(NAMES[1], (0.5, 1.5), (1, 1, 1)),
      Channel(NAMES[2], (0.6,), (1, 1))), 0.1, "model.onnx",
 )  # fmt: skip
+
+
+def span(seconds: float, now: Callable[[], float] = lambda: 0.0) -> Span:
+    return Span(seconds, now, now)
 
 
 class Sunk:
@@ -63,7 +69,7 @@ def ids(examples: int, batch_number: int = 0) -> list[str]:
 
 def test_an_application_may_change_its_answers_without_changing_what_was_seen() -> None:
     sunk = Sunk()
-    recorder = Recorder(MANIFEST, sunk, 60, 1.0, lambda: 0.0)
+    recorder = Recorder(MANIFEST, sunk, span(60), 1.0)
     inputs, outputs = batch(50, 0)
     values = sketch.channel_values(outputs["scores"], outputs["monitors"])
     recorder.observe(ids(50), inputs, outputs)
@@ -79,7 +85,7 @@ def test_an_application_may_change_its_answers_without_changing_what_was_seen() 
 @given(sizes=st.lists(st.integers(1, 1500), min_size=1, max_size=12), window=st.integers(1, 5))
 def test_windows_add_up_to_counting_everything_at_once(sizes: list[int], window: int) -> None:
     sunk, now = Sunk(), [0.0]
-    recorder = Recorder(MANIFEST, sunk, window, 0.0, lambda: now[0])
+    recorder = Recorder(MANIFEST, sunk, span(window, lambda: now[0]), 0.0)
     values = []
     for seed, size in enumerate(sizes):
         inputs, outputs = batch(size, seed)
@@ -97,7 +103,7 @@ def test_windows_add_up_to_counting_everything_at_once(sizes: list[int], window:
 
 def test_threads_lose_nothing() -> None:
     sunk = Sunk()
-    recorder = Recorder(MANIFEST, sunk, 1e-6, 1.0, iter(range(10**6)).__next__)
+    recorder = Recorder(MANIFEST, sunk, span(1e-6, iter(range(10**6)).__next__), 1.0)
     inputs, outputs = batch(10, 0)
     with ThreadPoolExecutor(4) as threads:
         for n in range(200):
@@ -110,7 +116,7 @@ def test_threads_lose_nothing() -> None:
 
 def test_a_sample_is_the_input_the_scores_and_how_likely_it_was() -> None:
     sunk, draws = Sunk(), iter([0.3, 0.1, 0.25])
-    recorder = Recorder(MANIFEST, sunk, 60, 0.25, lambda: 7.0, draws.__next__)
+    recorder = Recorder(MANIFEST, sunk, span(60, lambda: 7.0), 0.25, draws.__next__)
     inputs, outputs = batch(3, 1)
     recorder.observe(["p0", "p1", "p2"], inputs, outputs)
     recorder.close()
@@ -122,7 +128,7 @@ def test_a_sample_is_the_input_the_scores_and_how_likely_it_was() -> None:
 
 def test_samples_come_back_as_the_tensors_that_went_in() -> None:
     sunk = Sunk()
-    recorder = Recorder(MANIFEST, sunk, 60, 1.0, lambda: 0.0)
+    recorder = Recorder(MANIFEST, sunk, span(60), 1.0)
     inputs, outputs = batch(2, 1)
     recorder.observe(ids(2), inputs, outputs)
     recorder.close()
@@ -136,7 +142,7 @@ def test_samples_come_back_as_the_tensors_that_went_in() -> None:
 
 def test_observing_does_not_call_the_sink_until_samples_pile_up() -> None:
     sunk = Sunk()
-    recorder = Recorder(MANIFEST, sunk, 0.001, 1.0, iter(range(10**6)).__next__)
+    recorder = Recorder(MANIFEST, sunk, span(0.001, iter(range(10**6)).__next__), 1.0)
     inputs, outputs = batch(1, 1)
     for _ in range(SAMPLES * 7):
         recorder.observe(["p"], inputs, outputs)
@@ -148,7 +154,7 @@ def test_observing_does_not_call_the_sink_until_samples_pile_up() -> None:
 
 def test_what_comes_after_close_is_passed_on_at_once() -> None:
     sunk = Sunk()
-    recorder = Recorder(MANIFEST, sunk, 60, 0.0, lambda: 0.0)
+    recorder = Recorder(MANIFEST, sunk, span(60), 0.0)
     recorder.close()
     recorder.observe(["late"], *batch(1, 1))
     assert sunk.counts()["confidence"].sum() == 1
@@ -158,3 +164,21 @@ def test_labels() -> None:
     assert decode("labels", telemetry.unpack(label_rows(5.0, [("p1", "boot")]))) == {
         "time": [5.0], "prediction_id": ["p1"], "label": ["boot"],
     }  # fmt: skip
+
+
+@given(jumps=st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=20))
+def test_windows_last_their_time_whatever_the_clock_does(jumps: list[float]) -> None:
+    sunk, wall, timer = Sunk(), [1.7e9], [0.0]
+    recorder = Recorder(MANIFEST, sunk, Span(60, lambda: wall[0], lambda: timer[0]), 0.0)
+    for jump in jumps:
+        recorder.observe(["p"], *batch(1, 0))
+        wall[0] = max(0.0, wall[0] + jump)
+        timer[0] += 59
+        recorder.tick()
+        before = len(sunk.batches)
+        timer[0] += 1
+        recorder.tick()
+        assert len(sunk.batches) == before + 1
+    rows = sunk.rows("windows")
+    assert all(0 <= end - start <= 61 and start >= 0 for start, end in zip(rows["start"], rows["end"], strict=True))
+    assert sunk.counts()["confidence"].sum() == len(jumps)

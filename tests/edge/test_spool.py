@@ -25,8 +25,8 @@ def opening(session: bytes) -> SignedSession:
     return SignedSession(wire.encode(Session("f", "d", session, "k", b"w")), b"signature", b"certificate")
 
 
-def spool_of(folder: Path, session: bytes = b"one", max_bytes: int = ROOMY) -> Spool:
-    spool = Spool(folder, max_bytes)
+def spool_of(folder: Path, session: bytes = b"one", segment_bytes: int = ROOMY) -> Spool:
+    spool = Spool(folder, segment_bytes)
     spool.begin(opening(session))
     return spool
 
@@ -84,7 +84,7 @@ def test_nothing_goes_before_its_acknowledgement(tmp_path: Path) -> None:
 
 
 def test_a_large_open_segment_is_renewed_once_it_is_acknowledged(tmp_path: Path) -> None:
-    spool = spool_of(tmp_path, max_bytes=64 << 20)
+    spool = spool_of(tmp_path)
     put(spool, 1, bytes(spool_module.RENEWED))
     spool.acknowledge(b"one", 1)
     assert list(tmp_path.iterdir()) == []
@@ -93,26 +93,40 @@ def test_a_large_open_segment_is_renewed_once_it_is_acknowledged(tmp_path: Path)
     spool.close()
 
 
-def test_the_bound_drops_whole_segments_oldest_first_and_counts_them(tmp_path: Path) -> None:
-    spool = spool_of(tmp_path, max_bytes=16_000)
-    for counter in range(1, 101):
+def test_dropping_takes_whole_segments_oldest_first_and_tells_how_much_is_lost(tmp_path: Path) -> None:
+    spool = spool_of(tmp_path, segment_bytes=1_000)
+    for counter in range(1, 11):
         put(spool, counter, bytes(300))
+    assert len(list(tmp_path.iterdir())) > 2
+    spool.acknowledge(b"one", 1)
+
+    lost = spool.drop_oldest()
 
     kept = [counter for _, counter in batches(spool)]
-    assert kept == list(range(101 - len(kept), 101))
-    assert spool.dropped == 100 - len(kept) > 0
-    assert spool.size <= 16_000
+    assert kept == list(range(2 + lost, 11)) and lost > 0
     assert spool.size == sum(path.stat().st_size for path in tmp_path.iterdir())
+    while spool.size:
+        lost += spool.drop_oldest()  # the one that takes records as well
+    assert lost == 9 and list(tmp_path.iterdir()) == []
+    put(spool, 11)
+    assert batches(spool) == [(b"one", 11)]
     spool.close()
 
 
-def test_a_batch_larger_than_the_spool_is_refused_and_leaves_a_new_segment_after_the_gap(tmp_path: Path) -> None:
-    spool = spool_of(tmp_path, max_bytes=1_000)
+def test_after_a_gap_in_the_counters_a_new_segment_begins(tmp_path: Path) -> None:
+    spool = spool_of(tmp_path)
     put(spool, 1)
-    with pytest.raises(StateError, match="do not fit"):
-        spool.write(2, bytes(2_000))
     put(spool, 3)
     assert [record.counter for record in records(spool)][-2:] == [0, 3]
+    spool.close()
+
+
+def test_no_batch_takes_more_bytes_than_was_said(tmp_path: Path) -> None:
+    spool = spool_of(tmp_path, segment_bytes=1_000)
+    for counter in range(1, 11):
+        cost, before = spool.cost(bytes(300)), spool.size
+        put(spool, counter, bytes(300))
+        assert spool.size - before <= cost
     spool.close()
 
 
@@ -193,7 +207,7 @@ def test_waiting_threads_share_a_sync(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_writers_and_a_reader_at_once(tmp_path: Path) -> None:
-    spool, lock, counter = spool_of(tmp_path, max_bytes=8 << 20), threading.Lock(), 0
+    spool, lock, counter = spool_of(tmp_path, segment_bytes=64 << 10), threading.Lock(), 0
     seen: list[int] = []
 
     def write() -> None:

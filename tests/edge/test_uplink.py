@@ -5,8 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
-from skerry_edge.observe.outbox import Outbox
-from skerry_edge.observe.spool import Cursor, Spool
+from skerry_edge.observe.outbox import Loss, Outbox
 from skerry_edge.observe.uplink import Limits, Uplink, ceiling
 from skerry_shared import wire
 from skerry_shared.identity import Authority, new_key, request
@@ -24,7 +23,7 @@ CERTIFICATE = AUTHORITY.sign_request(request("device", KEY), "device", NOW, 1)
 
 def boot(folder: Path, max_bytes: int = 1 << 20) -> Outbox:
     """An outbox as after a start of the agent: a new session over the same folder."""
-    return Outbox(Spool(folder, max_bytes), Sealer("fleet", "device", CERTIFICATE, KEY, INGEST.public_bytes()))
+    return Outbox(folder, max_bytes, lambda: Sealer("fleet", "device", CERTIFICATE, KEY, INGEST.public_bytes()))
 
 
 @dataclass
@@ -101,7 +100,7 @@ def test_a_session_is_opened_then_batches_follow_and_acknowledged_ones_are_delet
             await asyncio.to_thread(outbox.put, "labels", b"2")
             assert await cloud.next() == "2"
             cloud.acknowledge(2)
-            await until(lambda: outbox.read(Cursor()) is None)
+            await until(lambda: outbox.reader().next() is None)
         assert uplink.online is None
 
     story(run)
@@ -156,7 +155,7 @@ def test_after_a_gap_the_session_is_opened_again_but_only_when_all_before_is_ack
             cloud = await cloud_of(transport)
             assert await cloud.take(2) == ["open", "1"]
             await asyncio.to_thread(outbox.put, "labels", bytes(60_000))  # cannot be stored: counter 2 is never sent
-            assert outbox.lost == 1
+            assert outbox.lost == {Loss("labels", "bound"): 1}
             await asyncio.to_thread(outbox.put, "labels", b"3")
             for _ in range(20):
                 await asyncio.sleep(0)
@@ -208,7 +207,7 @@ def test_refusals_are_counted_and_desired_is_passed_on(tmp_path: Path) -> None:
             assert await asyncio.wait_for(desired.get(), 10) == b"assignment"
             cloud.acknowledge(1, refused="no such table")
             await until(lambda: uplink.refused == 1)
-            await until(lambda: outbox.read(Cursor()) is None)
+            await until(lambda: outbox.reader().next() is None)
 
     story(run)
 
@@ -223,7 +222,7 @@ def test_a_session_that_the_cloud_cannot_open_is_kept_but_does_not_block_the_oth
             assert await cloud.take(2) == ["open", "old"]
             cloud.acknowledge(0, refused="sealed to another ingest key")
             assert await cloud.take(2) == ["open", "new"]
-            waiting = outbox.read(Cursor())
+            waiting = outbox.reader().next()
             assert waiting is not None and waiting.session != cloud.session
 
     story(run)

@@ -18,7 +18,6 @@ from skerry_cloud.ingest.lake import Lake
 from skerry_edge.adapters.transport_mqtt import MqttTransport
 from skerry_edge.observe.arrow import encode
 from skerry_edge.observe.outbox import Outbox
-from skerry_edge.observe.spool import Cursor, Spool
 from skerry_edge.observe.uplink import Limits, Uplink
 from skerry_shared.identity import Authority, load_key, new_key, private_pem, request
 from skerry_shared.ports.carrier import TlsFiles
@@ -96,7 +95,7 @@ async def story(folder: Path, fells: tuple[str, ...]) -> None:
     shore = Shore(folder)
     files = shore.client("a")
     pem, key = files.certificate.read_bytes(), load_key(files.key.read_bytes())
-    outbox = Outbox(Spool(folder / "spool", 64 << 20), Sealer(FLEET, "a", pem, key, shore.ingest_key.public_bytes()))
+    outbox = Outbox(folder / "spool", 64 << 20, lambda: Sealer(FLEET, "a", pem, key, shore.ingest_key.public_bytes()))
     await shore.raise_broker()
     await shore.raise_cloud()
     transport = MqttTransport("localhost", shore.port, FLEET, "a", files)
@@ -114,12 +113,12 @@ async def story(folder: Path, fells: tuple[str, ...]) -> None:
 
 def put(outbox: Outbox, count: int) -> None:
     for _ in range(count):
-        number = str(outbox._sealer.counter)
+        number = str(outbox._lanes["labels"].sealer.counter)
         outbox.put("labels", pack(encode("labels", {"time": [0.0], "prediction_id": [number], "label": ["x"]})))
 
 
 async def emptied(outbox: Outbox) -> None:
-    while outbox.read(Cursor()) is not None:  # noqa: ASYNC110 (nothing says that the spool is empty)
+    while outbox.reader().next() is not None:  # noqa: ASYNC110 (nothing says that the spool is empty)
         await asyncio.sleep(0.02)
 
 

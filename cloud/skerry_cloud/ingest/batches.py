@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from skerry_cloud.ingest.lake import QUARANTINE, columns, schema
 from skerry_shared.errors import InputError
-from skerry_shared.telemetry import MAX_BATCH, TABLES, Header, unpack
+from skerry_shared.telemetry import CLASSES, MAX_BATCH, TABLES, Header, unpack
 
 REASON = 500  # characters of why a batch was refused
 
@@ -148,6 +148,10 @@ def _is_subject(column: pa.ChunkedArray) -> bool:
     return _all(pc.is_in(column, pa.array(SUBJECTS)))
 
 
+def _is_class(column: pa.ChunkedArray) -> bool:
+    return _all(pc.is_in(column, pa.array(list(CLASSES))))
+
+
 def _all(holds: pa.ChunkedArray) -> bool:
     answer: bool = pc.all(holds, min_count=0).as_py()
     return answer
@@ -162,11 +166,14 @@ RULES: dict[str, Rule] = {
     "rollout": _is_number,
     "champion": _is_number,
     "counts": _are_counts,
-    **dict.fromkeys(("waited", "shared", "shed", "expired", "refused", "compared", "agreed", "failed"), _is_count),
+    **dict.fromkeys(
+        ("waited", "shared", "shed", "expired", "refused", "compared", "agreed", "failed", "batches"), _is_count
+    ),
     **dict.fromkeys(("shift", "agreement_low", "agreement_high"), _is_share),
     **dict.fromkeys(("max_diff", "p50_ms", "load_ms", "memory_mb"), _is_amount),
     "job": _is_number,
     "subject": _is_subject,
+    "class": _is_class,
 }
 
 

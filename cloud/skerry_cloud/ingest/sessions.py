@@ -9,7 +9,7 @@ from skerry_shared.identity import check_name
 from skerry_shared.telemetry import SignedSession, Up
 
 SESSION = 16  # bytes of a session's name
-PER_DEVICE = 64  # the newest; a device sends its openings again whenever it links
+PER_DEVICE = 256  # the newest; each start of an agent begins four, and it sends its openings again whenever it links
 
 
 class Sessions:

@@ -1,6 +1,7 @@
 """Changes of state on this device: told to the cloud as rows of table "events", and the last of them kept at hand."""
 
 import json
+import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 from skerry_edge.observe.arrow import encode
 from skerry_shared import telemetry
 from skerry_shared.files import write_durably
+
+log = logging.getLogger(__name__)
 
 Sink = Callable[[str, bytes], None]  # (table, packed rows)
 Event = dict[str, Any]  # a row of table "events"
@@ -25,8 +28,14 @@ class EventLog:
     def add(self, event: Event) -> None:
         """Keep the event and pass it on. Its keys are the columns of table "events"."""
         with self._lock:
-            write_durably(self._path, json.dumps([*last(self._path), event][-KEPT:], indent=1).encode())
+            self._keep([*last(self._path), event][-KEPT:])
         self._sink("events", telemetry.pack(encode("events", {key: [value] for key, value in event.items()})))
+
+    def _keep(self, events: list[Event]) -> None:
+        try:
+            write_durably(self._path, json.dumps(events, indent=1).encode())
+        except OSError as error:  # a full disk must not stop what happened
+            log.warning("events: not kept: %s", error)
 
 
 def last(path: Path) -> list[Event]:

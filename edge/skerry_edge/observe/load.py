@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from skerry_edge.observe.arrow import encode
+from skerry_edge.observe.span import Span
 from skerry_shared import telemetry
 
 Sink = Callable[[str, bytes], None]  # (table, packed rows)
@@ -30,25 +31,23 @@ class LoadLog:
     """Tells the sink of each window in which there was anything to tell. One thread at a time."""
 
     def __init__(
-        self, loads: Callable[[], Mapping[Model, Load]], refused: Callable[[], int], sink: Sink, window_s: float,
-        clock: Callable[[], float],
+        self, loads: Callable[[], Mapping[Model, Load]], refused: Callable[[], int], sink: Sink, span: Span,
     ) -> None:  # fmt: skip
-        """``refused`` counts connections that servers turned away; ``clock`` gives Unix seconds."""
-        self._loads, self._refused, self._sink = loads, refused, sink
-        self._window_s, self._clock = window_s, clock
-        self._opened, self._told = clock(), dict[Model, tuple[int, ...]]()
+        """``refused`` counts connections that servers turned away; ``span`` says when a window is over."""
+        self._loads, self._refused, self._sink, self._span = loads, refused, sink, span
+        self._told = dict[Model, tuple[int, ...]]()
 
     def tick(self) -> None:
         """Tell of the window if it is over. Call it about once a second."""
-        if self._clock() - self._opened >= self._window_s:
+        if self._span.over:
             self.flush()
 
     def flush(self) -> None:
         """Tell of the window so far, and begin the next one."""
-        opened, now, counts = self._opened, self._clock(), self._counts()
+        (start, end), counts = self._span.next(), self._counts()
         fresh = {model: _less(count, self._told.get(model)) for model, count in counts.items()}
-        self._opened, self._told = now, counts
-        rows = [(*model, opened, now, *count) for model, count in sorted(fresh.items()) if any(count)]
+        self._told = counts
+        rows = [(*model, start, end, *count) for model, count in sorted(fresh.items()) if any(count)]
         if rows:
             self._sink("load", telemetry.pack(encode("load", _columns(rows))))
 

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skerry_edge.observe.arrow import decode, encode
+from skerry_edge.observe.span import Span
 from skerry_shared import sketch, telemetry
 from skerry_shared.errors import InputError
 from skerry_shared.ports.runtime import Tensors
@@ -40,14 +41,13 @@ class Recorder:
     """Watches one model. Thread-safe."""
 
     def __init__(
-        self, manifest: Manifest, sink: Sink, window_s: float, sample_rate: float, clock: Callable[[], float],
-        draw: Callable[[], float] = random.random,
-    ) -> None:  # fmt: skip
-        """``clock`` gives Unix seconds, ``draw`` uniform numbers in [0, 1)."""
+        self, manifest: Manifest, sink: Sink, span: Span, sample_rate: float, draw: Callable[[], float] = random.random
+    ) -> None:
+        """``span`` gives the windows, ``draw`` uniform numbers in [0, 1)."""
         self._manifest, self._sink = manifest, sink
-        self._window_s, self._rate, self._clock, self._draw = window_s, sample_rate, clock, draw
+        self._span, self._hold = span, Span(SAMPLES_S, span.clock, span.timer)
+        self._rate, self._draw = sample_rate, draw
         self._lock, self._closed = threading.Lock(), False
-        self._opened = self._sampled = clock()
         self._seen: list[NDArray[Any]] = []  # scores and monitors of the last answers, for FOLD examples
         self._waiting = 0  # examples of them that are not counted yet
         self._counts = self._zero()
@@ -58,12 +58,12 @@ class Recorder:
 
     def observe(self, ids: Sequence[str], inputs: Tensors, outputs: Tensors) -> None:
         """Take in a batch of answers; all arrays are examples first."""
-        now = self._clock()
+        now = self._span.clock()
         with self._lock:
             scores = outputs["scores"]
             self._note(scores, outputs.get("monitors", scores[:, :0]))  # a workload may monitor nothing
             self._sample(now, ids, inputs, outputs["scores"])
-            ready = self._due(now) if self._closed or len(self._full) >= FULL else []
+            ready = self._due() if self._closed or len(self._full) >= FULL else []
         self._emit(ready)
 
     def sample_at(self, rate: float) -> None:
@@ -74,24 +74,24 @@ class Recorder:
     def tick(self) -> None:
         """Pass on what is due. Call it about once a second, in a thread that may wait for the sink."""
         with self._lock:
-            ready = self._due(self._clock())
+            ready = self._due()
         self._emit(ready)
 
     def close(self) -> None:
         """Pass on everything now, and from now on at once."""
         with self._lock:
             self._closed = True
-            ready = self._due(self._clock())
+            ready = self._due()
         self._emit(ready)
 
-    def _due(self, now: float) -> list[tuple[str, Rows]]:
+    def _due(self) -> list[tuple[str, Rows]]:
         """Take out the rows whose time has come. Holds the lock."""
-        if self._closed or now - self._sampled >= SAMPLES_S:
-            self._finish_samples(now)
+        if self._closed or self._hold.over:
+            self._finish_samples()
         ready = [("samples", self._rows_of(batch)) for batch in self._full]
         self._full = []
-        if self._closed or now - self._opened >= self._window_s:
-            ready.append(("windows", self._take_windows(now)))
+        if self._closed or self._span.over:
+            ready.append(("windows", self._take_windows()))
         return ready
 
     def _emit(self, ready: list[tuple[str, Rows]]) -> None:
@@ -99,13 +99,13 @@ class Recorder:
             if any(rows.values()):
                 self._sink(table, telemetry.pack(encode(table, rows)))
 
-    def _take_windows(self, now: float) -> Rows:
+    def _take_windows(self) -> Rows:
         self._fold()
-        rows, opened, counts = _empty("windows"), self._opened, self._counts
-        self._counts, self._opened = self._zero(), now
+        rows, (start, end), counts = _empty("windows"), self._span.next(), self._counts
+        self._counts = self._zero()
         for channel, bins in zip(self._manifest.baseline, counts, strict=True):
             if bins.any():
-                values = (self._manifest.workload, self._manifest.release, opened, now, channel.name, bins.tolist())
+                values = (self._manifest.workload, self._manifest.release, start, end, channel.name, bins.tolist())
                 _append(rows, values)
         return rows
 
@@ -145,11 +145,12 @@ class Recorder:
         self._samples.append((now, name, example.tobytes(), scores.astype(np.float32).tobytes(), self._rate))
         self._sample_bytes += example.nbytes
         if len(self._samples) >= SAMPLES or self._sample_bytes >= SAMPLE_BYTES:
-            self._finish_samples(now)
+            self._finish_samples()
 
-    def _finish_samples(self, now: float) -> None:
+    def _finish_samples(self) -> None:
         self._full.append(self._samples)
-        self._samples, self._sampled, self._sample_bytes = [], now, 0
+        self._samples, self._sample_bytes = [], 0
+        self._hold.next()
 
     def _rows_of(self, samples: Sequence[Sample]) -> Rows:
         rows, model = _empty("samples"), (self._manifest.workload, self._manifest.release)

@@ -73,9 +73,14 @@ class Segment:
         return self.last - self.first + 1 if self.last else 0
 
     @property
+    def waiting(self) -> int:
+        """How many wait for their acknowledgement."""
+        return max(0, self.last - max(self.acknowledged, self.first - 1))
+
+    @property
     def done(self) -> bool:
         """Whether no batch waits for its acknowledgement."""
-        return self.acknowledged >= self.last
+        return self.waiting == 0
 
     def append(self, counter: int, up: bytes) -> None:
         """Add a batch: durable after ``sync``."""

@@ -3,7 +3,7 @@
 Rules:
 - A batch is durable once ``sync`` of its ticket returned. Threads that wait together share one fdatasync.
 - A segment belongs to one session, and its counters have no gap: a failed write or a gap begins a new one.
-- A segment goes when the cloud has acknowledged all of it, or, oldest first and counted, when the bound demands it.
+- A segment goes when the cloud has acknowledged all of it, or, oldest first and counted, by ``drop_oldest``.
 """
 
 import os
@@ -18,7 +18,6 @@ from skerry_shared.errors import InputError, StateError
 from skerry_shared.files import sync_folder
 from skerry_shared.telemetry import SignedSession, Up
 
-SEGMENTS = 16  # a full spool has about so many: dropping one loses a sixteenth
 RENEWED = 64 << 10  # bytes; an open segment of this size that is wholly acknowledged is not kept: less to send again
 
 
@@ -43,17 +42,15 @@ class Record:
 class Spool:
     """Sealed batches on disk. Any thread may call any method. One process at a time may own the folder."""
 
-    def __init__(self, folder: Path, max_bytes: int) -> None:
-        """Recover what is in ``folder`` (created if missing); hold at most ``max_bytes`` bytes in it."""
-        self.dropped = 0  # batches lost to the bound
+    def __init__(self, folder: Path, segment_bytes: int) -> None:
+        """Recover what is in ``folder``, which the first batch creates; a segment takes up to ``segment_bytes``."""
         self.torn = 0  # segments that were cut short by a crash, or damaged
-        self._folder, self._max_bytes = folder, max_bytes
+        self._folder, self._segment_bytes = folder, segment_bytes
         self._opening = SignedSession(b"", b"", b"")
         self._lock, self._syncing = threading.Lock(), threading.Lock()
         self._written = self._synced = self._failed = 0  # tickets
         self._open: Segment | None = None  # the newest, while it takes records
         self._closing: list[Segment] = []  # take no more records, not yet durable
-        folder.mkdir(parents=True, exist_ok=True)
         self._segments = dict(self._recover())
         self._next = max(self._segments, default=0) + 1
 
@@ -68,8 +65,12 @@ class Spool:
             self._retire()
             self._opening = opening
 
+    def cost(self, up: bytes) -> int:
+        """The bytes that writing this batch may take on disk: it may have to begin a segment."""
+        return record_bytes(up) + record_bytes(wire.encode(Up(session=self._opening)))
+
     def write(self, counter: int, up: bytes) -> int:
-        """Append a batch; ``counter`` must rise. The ticket is for ``sync``. Raises StateError if there is no room."""
+        """Append a batch; ``counter`` must rise. The ticket is for ``sync``. Raises StateError if the disk refuses."""
         with self._lock:
             try:
                 self._segment_for(counter, record_bytes(up)).append(counter, up)
@@ -121,6 +122,17 @@ class Spool:
                     segment.acknowledged = max(segment.acknowledged, counter)
                     self._let_go(number, segment)
 
+    def drop_oldest(self) -> int:
+        """Give up the oldest segment; how many batches that were not acknowledged are lost by it."""
+        with self._lock:
+            number = min(self._segments)
+            segment = self._segments[number]
+            if segment is self._open:
+                self._open = None
+                self._closing.append(segment)
+            self._remove(number)
+            return segment.waiting
+
     def close(self) -> None:
         """Make everything durable and close the files. Raises StateError if the disk refuses."""
         with self._lock:
@@ -140,28 +152,18 @@ class Spool:
             yield int(path.stem), segment
 
     def _segment_for(self, counter: int, length: int) -> Segment:
-        """The segment that takes the next batch, and room for its ``length`` bytes."""
+        """The segment that takes the next batch, of ``length`` bytes."""
         current = self._open
-        full = current is not None and current.size + length > self._max_bytes // SEGMENTS
+        full = current is not None and current.size + length > self._segment_bytes
         if current is None or full or counter != current.last + 1:
             self._retire()
-            opening = record_bytes(wire.encode(Up(session=self._opening)))
-            self._make_room(opening + length)
             return self._start()
-        self._make_room(length)
         return current
 
-    def _make_room(self, length: int) -> None:
-        for number, segment in list(self._segments.items()):
-            if self.size + length <= self._max_bytes:
-                return
-            if segment is not self._open:
-                self.dropped += 0 if segment.done else segment.last - max(segment.acknowledged, segment.first - 1)
-                self._remove(number)
-        if self.size + length > self._max_bytes:
-            raise OSError(f"{length} bytes do not fit into the {self._max_bytes} of the spool")
-
     def _start(self) -> Segment:
+        if not self._folder.exists():  # not before: an agent must start on a full disk
+            self._folder.mkdir(parents=True)
+            sync_folder(self._folder.parent)
         self._open = Segment.create(self._folder / f"{self._next:012d}.segment", self._opening)
         self._segments[self._next] = self._open
         self._next += 1

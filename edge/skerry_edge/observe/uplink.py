@@ -2,7 +2,8 @@
 
 On a link each session begins with its opening, then its unacknowledged batches follow in order. Where the counters
 have a gap (the spool dropped batches), all before it must be acknowledged first, then the opening is sent again: it
-tells the cloud that what lies between will never come.
+tells the cloud that what lies between will never come. Of several sessions the most precious class goes first, and no
+more bytes a second than allowed, so that a fleet which comes back does not flood its cloud.
 
 Transports are tried in order of preference. A link without an acknowledgement counts as a failure: the next transport
 is tried at once, and after the last one the uplink waits, exponentially longer each round, with full jitter
@@ -12,14 +13,15 @@ is tried at once, and after the last one the uplink waits, exponentially longer 
 import asyncio
 import contextlib
 import logging
+import math
 import random
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from skerry_edge.observe.outbox import Outbox
-from skerry_edge.observe.spool import Cursor, Record
+from skerry_edge.observe.outbox import Outbox, Reader
+from skerry_edge.observe.spool import Record
 from skerry_shared import wire
 from skerry_shared.errors import InputError, LinkError
 from skerry_shared.ports.carrier import Link, Transport
@@ -27,11 +29,14 @@ from skerry_shared.telemetry import Ack, Down
 
 log = logging.getLogger(__name__)
 
+BURST_S = 10.0  # whose bytes may go at once: what is told as it happens does not wait
+
 
 @dataclass(frozen=True)
 class Limits:
     """How patient and how greedy an uplink is. Times in seconds."""
 
+    bytes_s: float = math.inf  # that may be sent a second
     batches: int = 64  # in flight
     size: int = 8 << 20  # bytes in flight, or one batch if that is larger
     silence: float = 30.0  # without an acknowledgement while batches wait for it: the link is dropped
@@ -54,6 +59,7 @@ class Uplink:
         self.refused = 0  # batches that the cloud will never take
         self._outbox, self._transports, self._on_desired = outbox, tuple(transports), on_desired
         self._limits = limits or Limits()
+        self._pace = Pace(self._limits.bytes_s)
 
     async def run(self) -> NoReturn:
         """Stay connected until cancelled."""
@@ -66,7 +72,7 @@ class Uplink:
     async def _round(self) -> bool:
         """Try each transport once; True as soon as a link is lost over which the cloud took something."""
         for transport in self._transports:
-            conversation = _Conversation(self._outbox, self._limits, self._take)
+            conversation = _Conversation(self._outbox, self._limits, self._pace, self._take)
             try:
                 async with transport.connect() as link:
                     self.online = transport.name
@@ -95,16 +101,32 @@ def ceiling(limits: Limits, failures: int) -> float:
     return min(limits.longest_wait, limits.first_wait * 2.0 ** min(failures, 32))
 
 
+@dataclass
+class Pace:
+    """When one may send again: the generic cell rate algorithm (ITU-T I.371). Times in seconds of one clock."""
+
+    bytes_s: float
+    due: float = 0.0  # when all that was sent would have gone at the rate
+
+    def delay(self, now: float) -> float:
+        """How long to wait before sending."""
+        return max(0.0, self.due - BURST_S - now)
+
+    def spend(self, size: int, now: float) -> None:
+        """So many bytes are sent."""
+        self.due = max(self.due, now) + size / self.bytes_s
+
+
 class _Conversation:
     """One link's life."""
 
-    def __init__(self, outbox: Outbox, limits: Limits, take: Callable[[Down], None]) -> None:
+    def __init__(self, outbox: Outbox, limits: Limits, pace: Pace, take: Callable[[Down], None]) -> None:
         self.acknowledged = False  # whether the cloud took anything
-        self._outbox, self._limits, self._take = outbox, limits, take
+        self._outbox, self._limits, self._pace, self._take = outbox, limits, pace, take
         self._flight = _Flight(limits)
         self._shunned: set[bytes] = set()  # sessions that the cloud cannot open
         self._changed = asyncio.Event()
-        self._sent = (b"", 0)  # session and counter of the last batch
+        self._sent: dict[bytes, int] = {}  # by session: the counter of the last batch
         self._expired: Record | None = None  # waited too long for its acknowledgement
 
     async def run(self, link: Link) -> None:
@@ -113,24 +135,28 @@ class _Conversation:
         await _race(self._send(link), self._receive(link), self._watch())
 
     async def _send(self, link: Link) -> None:
-        cursor, opening = Cursor(), b""
+        reader, openings = self._outbox.reader(), dict[bytes, bytes]()
         while True:
-            record = await self._next(cursor)
-            cursor = record.after
+            await asyncio.sleep(self._pace.delay(_now()))  # before choosing: what is more precious may come meanwhile
+            record = await self._next(reader)
             if record.counter == 0:
-                opening = record.up
+                openings[record.session] = record.up
             elif record.session not in self._shunned:
-                await self._transmit(link, record, opening)
+                await self._transmit(link, record, openings[record.session])
 
     async def _transmit(self, link: Link, record: Record, opening: bytes) -> None:
-        if self._sent != (record.session, record.counter - 1):
+        if self._sent.get(record.session) != record.counter - 1:
             await self._until(lambda: not self._flight.holds(record.session))
-            await link.send(opening)
+            await self._pass(link, opening)
         await self._until(lambda: self._flight.has_room(len(record.up)))
         self._flight.add(record)
         self._change()
-        await link.send(record.up)
-        self._sent = (record.session, record.counter)
+        await self._pass(link, record.up)
+        self._sent[record.session] = record.counter
+
+    async def _pass(self, link: Link, up: bytes) -> None:
+        self._pace.spend(len(up), _now())
+        await link.send(up)
 
     async def _receive(self, link: Link) -> None:
         async for message in link.receive():
@@ -171,8 +197,8 @@ class _Conversation:
             self._flight.land(ack.session, ack.counter)
         self._change()
 
-    async def _next(self, cursor: Cursor) -> Record:
-        while (record := self._outbox.read(cursor)) is None:
+    async def _next(self, reader: Reader) -> Record:
+        while (record := reader.next()) is None:
             await self._changed.wait()
         return record
 
@@ -216,6 +242,10 @@ class _Flight:
             if record.session != session or (counter is not None and record.counter > counter)
         )
         self._size = sum(len(record.up) for record in self._waiting)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _waker(loop: asyncio.AbstractEventLoop, change: Callable[[], None]) -> Callable[[], None]:

@@ -12,7 +12,6 @@ from skerry_edge.adapters.transport_grpc import GrpcTransport
 from skerry_edge.adapters.transport_mqtt import MqttTransport
 from skerry_edge.observe.arrow import encode
 from skerry_edge.observe.outbox import Outbox
-from skerry_edge.observe.spool import Cursor, Spool
 from skerry_edge.observe.uplink import Limits, Uplink
 from skerry_shared.identity import load_key
 from skerry_shared.ports.carrier import TlsFiles, Transport
@@ -26,12 +25,13 @@ FLEET, NAME = "north", "a"
 async def main(folder: Path, spool: Path, first: int, count: int, carrier: str, port: int) -> None:
     files = identity(folder)
     secret, ingest = load_key(files.key.read_bytes()), (folder / "ingest").read_bytes()
-    outbox = Outbox(Spool(spool, 16 << 20), Sealer(FLEET, NAME, files.certificate.read_bytes(), secret, ingest))
+    certificate = files.certificate.read_bytes()
+    outbox = Outbox(spool, 16 << 20, lambda: Sealer(FLEET, NAME, certificate, secret, ingest))
     uplink = asyncio.create_task(Uplink(outbox, [transport(carrier, port, files)], lambda _: None, LIMITS).run())
     for number in range(first, first + count):
         durable = await asyncio.to_thread(put, outbox, number)
         say(number if durable else f"refused {number}")
-    while outbox.read(Cursor()) is not None:  # noqa: ASYNC110 (nothing says that the spool is empty)
+    while outbox.reader().next() is not None:  # noqa: ASYNC110 (nothing says that the spool is empty)
         await asyncio.sleep(0.02)
     uplink.cancel()
     say("empty")
@@ -53,9 +53,9 @@ def say(line: object) -> None:
 
 def put(outbox: Outbox, number: int) -> bool:
     """Is it durable? The disk may have refused it."""
-    table, lost = "labels" if number % 3 else "events", outbox.lost
+    table, lost = "labels" if number % 3 else "events", outbox.lost.total()
     outbox.put(table, pack(encode(table, labels(number) if number % 3 else events(number))))
-    return outbox.lost == lost
+    return outbox.lost.total() == lost
 
 
 def labels(number: int) -> dict[str, list[object]]:
