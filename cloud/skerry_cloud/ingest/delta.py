@@ -243,12 +243,13 @@ def _file_system(url: str) -> fs.FileSystem:
 
 
 def _row_groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    waiting: list[pa.RecordBatch] = []
+    waiting, size = list[pa.RecordBatch](), 0
     for batch in batches:
         waiting.append(batch)
-        if sum(one.nbytes for one in waiting) >= ROW_GROUP:
+        size += batch.nbytes
+        if size >= ROW_GROUP:
             yield pa.Table.from_batches(waiting)
-            waiting = []
+            waiting, size = [], 0
     if waiting:
         yield pa.Table.from_batches(waiting)
 

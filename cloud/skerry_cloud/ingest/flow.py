@@ -198,7 +198,7 @@ class Ingest:
         batch = self._read(session, header, payload)
         session.taken = header.counter
         group.batches.append(batch)
-        group.size += batch.rows.nbytes
+        group.size += batch.rows.get_total_buffer_size()
 
     def _read(self, session: _Session, header: Header, payload: bytes) -> _Batch:
         received = self._clock()
@@ -258,7 +258,7 @@ class Ingest:
 
     def _commit_table(self, table: str, group: list[_Batch], last: bool) -> pa.Table:
         new = [batch for batch in group if batch.table == table and self._is_new(batch)]
-        rows = pa.concat_tables([schema(table).empty_table(), *(batch.rows for batch in new)])
+        rows = pa.concat_tables([schema(table).empty_table(), *(batch.rows for batch in new)]).combine_chunks()
         marks = {batch.session.name: batch.counter for batch in new}
         if last:
             marks |= {batch.session.name_of_all: batch.counter for batch in group}

@@ -34,7 +34,7 @@ SAMPLES = 64  # samples sent together; more would only wait in memory
 SAMPLE_BYTES = 1 << 20  # of their inputs; keeps a batch far below telemetry.MAX_BATCH
 LARGEST = telemetry.MAX_BATCH // 2  # bytes of an input that can be a sample
 FULL = 8  # batches of samples that may wait for tick
-SAMPLES_S = 5.0  # seconds that a sample may wait: proving a new model looks at samples
+LEAST_S, MOST_S, SHARE = 5.0, 60.0, 0.1  # that a sample may wait; see patience
 
 
 class Recorder:
@@ -45,7 +45,8 @@ class Recorder:
     ) -> None:
         """``span`` gives the windows, ``draw`` uniform numbers in [0, 1)."""
         self._manifest, self._sink = manifest, sink
-        self._span, self._hold = span, Span(SAMPLES_S, span.clock, span.timer)
+        self._span, self._hold = span, Span(LEAST_S, span.clock, span.timer)
+        self._born = span.timer()
         self._rate, self._draw = sample_rate, draw
         self._lock, self._closed = threading.Lock(), False
         self._seen: list[NDArray[Any]] = []  # scores and monitors of the last answers, for FOLD examples
@@ -151,6 +152,7 @@ class Recorder:
         self._full.append(self._samples)
         self._samples, self._sample_bytes = [], 0
         self._hold.next()
+        self._hold.seconds = patience(self._hold.timer() - self._born)
 
     def _rows_of(self, samples: Sequence[Sample]) -> Rows:
         rows, model = _empty("samples"), (self._manifest.workload, self._manifest.release)
@@ -160,6 +162,12 @@ class Recorder:
 
     def _zero(self) -> list[NDArray[np.int64]]:
         return [np.zeros(len(channel.counts), dtype=np.int64) for channel in self._manifest.baseline]
+
+
+def patience(served_s: float) -> float:
+    """Seconds that a sample may wait for others. A new model is being proven by its samples, so these hurry; those of a
+    model that has served for long take a third of the bytes together."""
+    return min(max(served_s * SHARE, LEAST_S), MOST_S)
 
 
 def read_samples(manifest: Manifest, payload: bytes) -> Iterator[tuple[str, Tensors, NDArray[np.float32]]]:

@@ -48,7 +48,7 @@ async def run(folder: Path, seed: int) -> Tally:
     """In an empty folder. The same seed gives the same faults, but moments differ."""
     rng = random.Random(seed)
     carrier = rng.choice(("grpc", "mqtt") if mosquitto.found() else ("grpc",))
-    device, cloud = _furnish(folder)
+    device, cloud = furnish(folder)
     with Disk(folder / "disk") as disk:
         async with _shore(cloud, carrier) as (server, broker, port), FaultProxy("localhost", port) as network:
             trouble = _Trouble(rng, network, server, broker, disk)
@@ -200,7 +200,7 @@ async def _shore(cloud: Path, carrier: str) -> AsyncIterator[tuple[Program, Prog
         yield server, broker, port
 
 
-def _furnish(folder: Path) -> tuple[Path, Path]:
+def furnish(folder: Path) -> tuple[Path, Path]:
     """Folders of a device and of a cloud, with keys and certificates."""
     now, ingest = datetime.now(timezone.utc), IngestKey.new()
     authority = Authority.new(FLEET, now)
