@@ -108,7 +108,7 @@ class AgentConfig:
     providers: tuple[str, ...] = ()  # that models may run on, the fastest that is right is taken; none: the profile's
     model_mb: int = 1024  # memory that one model may take
     models_mb: int = 0  # … that all models together may take; 0: what the profile gives
-    spool_mb: int = 64  # telemetry kept while offline
+    spool_mb: int = 128  # telemetry kept while offline: a month of one model, see tests/faults/test_offline.py
     drain_kbps: int = 1024  # kilobits a second of it that go home once there is a link
     health: Health = Health()
     protect: Protect = Protect()

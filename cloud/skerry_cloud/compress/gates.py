@@ -62,10 +62,10 @@ def _losses(evidence: Evidence, goal: Goal, alpha: float) -> Iterator[Verdict]:
 
 
 def loss(gate: str, subject: str, answered: Answered, limit: float, alpha: float) -> Verdict:
-    """Of accuracy, in points, on these rows. A slice without rows fails: nothing speaks for it."""
+    """Of accuracy, in points, on these rows. A slice without rows fails: all 100 points may be lost there."""
     rows = len(answered.champion)
     if not rows:
-        return Verdict(gate, subject, False, math.nan, math.inf, limit, 0, f"{subject}: no held-out rows of it")
+        return Verdict(gate, subject, False, 0.0, 100.0, limit, 0, f"{subject}: no held-out rows of it")
     value = (answered.lost - answered.won) / rows * 100
     bound = loss_bound(answered.won, answered.lost, rows, alpha) * 100
     shares = f"{answered.candidate.mean():.4f} against float's {answered.champion.mean():.4f}"
