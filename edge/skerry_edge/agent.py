@@ -287,7 +287,7 @@ class Agent:
 
     def _serve(self) -> "_Servers":
         folders, config = self._folders, self._config
-        catalog = Catalog(self._engine)
+        catalog = Catalog(self._engine, self._learn)
         inference, reports = oip.handlers(catalog), local.handlers(self._sink, self._learn)
         place = listen.Place(config.listen.address, _identity(folders) if config.listen.mtls else None)
         unix, _ = listen.start_grpc(f"unix:{folders.socket}", None, inference, reports)

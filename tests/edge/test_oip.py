@@ -23,9 +23,15 @@ Call = Callable[..., Any]
 
 
 @pytest.fixture
-def call(engine: Engine) -> Iterator[Call]:
+def told() -> list[tuple[str, str]]:
+    """Late labels that came."""
+    return []
+
+
+@pytest.fixture
+def call(engine: Engine, told: list[tuple[str, str]]) -> Iterator[Call]:
     server = grpc.server(ThreadPoolExecutor(2))
-    server.add_generic_rpc_handlers([oip.handlers(Catalog(engine))])
+    server.add_generic_rpc_handlers([oip.handlers(Catalog(engine, told.extend))])
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -49,6 +55,16 @@ def typed_request(images: np.ndarray[Any, Any]) -> pb.ModelInferRequest:
     request = raw_request(images, raw_input_contents=[])
     request.inputs[0].contents.uint_contents.extend(images.ravel().tolist())
     return request
+
+
+def test_late_labels_come_with_a_request(call: Call, tiny: bundle.Bundle, told: list[tuple[str, str]]) -> None:
+    request = raw_request(tiny.golden.inputs["image"])
+    request.parameters["label:p1"].string_param = "cat"
+    call("ModelInfer", request, pb.ModelInferResponse)
+    request.parameters["label:p1"].int64_param = 3
+    with pytest.raises(grpc.RpcError, match="labels: need 1 to"):
+        call("ModelInfer", request, pb.ModelInferResponse)
+    assert told == [("p1", "cat")]
 
 
 def test_raw_in_raw_out(call: Call, tiny: bundle.Bundle) -> None:

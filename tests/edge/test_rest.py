@@ -27,8 +27,14 @@ Ask = Callable[..., tuple[int, Any, bytes]]  # (method, path, body, **headers) â
 
 
 @pytest.fixture
-def ask(engine: Engine) -> Iterator[Ask]:
-    server = HttpServer("127.0.0.1", 0, rest.RestService(Catalog(engine)).respond)
+def told() -> list[tuple[str, str]]:
+    """Late labels that came."""
+    return []
+
+
+@pytest.fixture
+def ask(engine: Engine, told: list[tuple[str, str]]) -> Iterator[Ask]:
+    server = HttpServer("127.0.0.1", 0, rest.RestService(Catalog(engine, told.extend)).respond)
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
 
     def asked(method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any, bytes]:
@@ -50,6 +56,19 @@ ZEROS = {"name": "image", "datatype": "UINT8", "shape": [1, 2, 2], "data": [0, 0
 
 def document(images: np.ndarray[Any, Any], **changes: Any) -> dict[str, Any]:
     return {"inputs": [ZEROS | {"shape": list(images.shape), "data": images.ravel().tolist()} | changes]}
+
+
+@pytest.mark.usefixtures("tiny")
+def test_late_labels_come_alone_or_with_a_request(ask: Ask, told: list[tuple[str, str]]) -> None:
+    assert ask("POST", "/v2/labels", {"labels": {"p1": "cat", "p2": "dog"}})[0] == 200
+    assert ask("POST", INFER, {"inputs": [ZEROS], "parameters": {"label:p3": "cat"}})[0] == 200
+    assert told == [("p1", "cat"), ("p2", "dog"), ("p3", "cat")]
+
+
+@pytest.mark.parametrize("labels", [None, {}, [], {"p": 1}, {"p": "x" * 1025}])
+def test_what_is_no_label_is_refused_and_changes_nothing(ask: Ask, told: list[tuple[str, str]], labels: Any) -> None:
+    status, reply, _ = ask("POST", "/v2/labels", {"labels": labels})
+    assert status == 400 and "labels: need 1 to" in reply["error"] and not told
 
 
 def test_json_in_json_out(ask: Ask, tiny: bundle.Bundle) -> None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from skerry_edge.serve import datatypes
 from skerry_edge.serve.statistics import Statistics
+from skerry_edge.serve.truths import Learn
 from skerry_shared import __version__
 from skerry_shared.errors import InputError, NotFoundError, SkerryError, StateError, UsageError
 from skerry_shared.ports.runtime import Tensors
@@ -65,8 +66,9 @@ class Policy(NamedTuple):
 class Catalog:
     """The models of this device, as both wires see them."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, learn: Learn = lambda _: None) -> None:
+        """``learn`` takes late labels, and returns once they are durable."""
+        self._engine, self.learn = engine, learn
         self._statistics: dict[tuple[str, int], Statistics] = {}
 
     def server(self) -> Document:

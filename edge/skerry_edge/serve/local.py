@@ -7,13 +7,15 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 import grpc
 
+from skerry_edge.serve import truths
 from skerry_edge.serve.oip import unary
+from skerry_edge.serve.truths import AT_ONCE, Learn
 from skerry_proto.v1 import services_pb2 as pb
 from skerry_proto.v1.services_pb2_grpc import LocalStub
 from skerry_shared import telemetry
@@ -23,9 +25,7 @@ log = logging.getLogger(__name__)
 
 SERVICE = "skerry.v1.Local"
 TABLES = ("windows", "samples", "labels", "load")  # events are the agent's own to tell
-MAX_LABEL = 1024  # characters of a prediction id or a label
 WAITING = 256  # reports that may wait for the agent; older ones give way
-TRUTHS = 4096  # late labels that may wait, and that one call may carry
 TICK_S = 1.0  # how late a report may be
 CLOSE_S = 2.0  # seconds that closing waits for an agent; it answers after an fsync
 
@@ -33,7 +33,7 @@ T = TypeVar("T")
 Sink = Callable[[str, bytes], None]  # (table, packed rows)
 
 
-def handlers(sink: Sink, label: Callable[[Sequence[tuple[str, str]]], None]) -> grpc.GenericRpcHandler:
+def handlers(sink: Sink, label: Learn) -> grpc.GenericRpcHandler:
     """The service as a handler; ``label`` takes pairs of prediction id and label."""
 
     def submit(report: pb.Report) -> pb.Reported:
@@ -44,12 +44,7 @@ def handlers(sink: Sink, label: Callable[[Sequence[tuple[str, str]]], None]) -> 
         return pb.Reported()
 
     def feedback(given: pb.Feedback) -> pb.Reported:
-        pairs = [(truth.prediction_id, truth.label) for truth in given.truths]
-        if not 0 < len(pairs) <= TRUTHS:
-            raise InputError(f"truths: need 1 to {TRUTHS} of them, got {len(pairs)}")
-        if not all(0 < len(text) <= MAX_LABEL for pair in pairs for text in pair):
-            raise InputError(f"prediction_id, label: need 1 to {MAX_LABEL} characters")
-        label(pairs)
+        label(truths.checked([(truth.prediction_id, truth.label) for truth in given.truths]))
         return pb.Reported()
 
     methods = {"Submit": unary(submit, pb.Report), "Label": unary(feedback, pb.Feedback)}
@@ -85,7 +80,7 @@ class Reporter:
     def label(self, prediction_id: str, label: str) -> None:
         """The late truth of a prediction."""
         with self._changed:
-            self._put(self._truths, pb.Truth(prediction_id=prediction_id, label=label), TRUTHS)
+            self._put(self._truths, pb.Truth(prediction_id=prediction_id, label=label), AT_ONCE)
 
     def close(self) -> None:
         """Send what waits, if the agent is there, and stop."""

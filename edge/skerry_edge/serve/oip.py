@@ -3,7 +3,8 @@
 A reply is raw if its request was, else typed. Its ``id`` is the request's, or the prediction's where the request had
 none; its parameters tell the ``release`` that answered and the ``prediction_id`` for late labels (of several examples
 in one request, example i has ".i" behind it). A request's parameters ``timeout`` and ``priority`` and the call's own
-deadline say how it is scheduled; other parameters are ignored. The messages are in a proto package of our own,
+deadline say how it is scheduled; ``label:ID`` is the late label of an earlier prediction (see ``truths``); other
+parameters are ignored. The messages are in a proto package of our own,
 because two copies of package ``inference`` cannot live in one process; only the service's name on the wire is the
 protocol's.
 """
@@ -17,7 +18,7 @@ from typing import Any, NoReturn
 import grpc
 from google.protobuf.json_format import ParseDict
 
-from skerry_edge.serve import datatypes, tensors
+from skerry_edge.serve import datatypes, tensors, truths
 from skerry_edge.serve.catalog import Catalog, Policy, Prediction, policy_of
 from skerry_proto.v1 import inference_pb2 as pb
 from skerry_shared.errors import (
@@ -99,13 +100,20 @@ class InferenceService:
 
     def infer(self, request: pb.ModelInferRequest, remaining: float | None = None) -> pb.ModelInferResponse:
         """ModelInfer, to be answered within ``remaining`` seconds. Raises SkerryError as ``Catalog.answer`` does."""
-        policy = policy_of(remaining, _parameters(request)) if remaining is not None or request.parameters else AT_WILL
+        policy = self._heed(request, remaining) if remaining is not None or request.parameters else AT_WILL
 
         def write(prediction: Prediction) -> pb.ModelInferResponse:
             return _response(request, prediction)
 
         read = lambda: tensors.inputs_of(request)  # noqa: E731
         return self._catalog.answer(request.model_name, request.model_version, read, write, policy)
+
+    def _heed(self, request: pb.ModelInferRequest, remaining: float | None) -> Policy:
+        """What its parameters say. Labels among them count, whatever becomes of the request."""
+        parameters = _parameters(request)
+        if brought := truths.among(parameters):
+            self._catalog.learn(brought)
+        return policy_of(remaining, parameters)
 
     def stream(self, requests: Iterator[pb.ModelInferRequest]) -> Iterator[pb.ModelStreamInferResponse]:
         """ModelStreamInfer: answers one after the other; an error ends its request only. Raises OverloadError."""

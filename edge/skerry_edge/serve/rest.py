@@ -1,7 +1,8 @@
 """The Open Inference Protocol v2 over HTTP/REST, with JSON tensors and the binary tensor data extension.
 
 An output comes as binary data where the request asks for it (``binary_data`` of the output, else
-``binary_data_output`` of the request), else as JSON. Every reply that is no success is {"error": text}.
+``binary_data_output`` of the request), else as JSON. POST /v2/labels, which is our own, takes late labels, {"labels":
+{prediction id: label}}; so does a request's parameter ``label:ID``. Every reply that is no success is {"error": text}.
 """
 
 import json
@@ -11,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 from urllib.parse import unquote
 
-from skerry_edge.serve import datatypes, jsontensors
+from skerry_edge.serve import datatypes, jsontensors, truths
 from skerry_edge.serve.catalog import Catalog, Prediction, policy_of
 from skerry_edge.serve.http1 import MAX_BODY, HttpError, Reply, Request, error
 from skerry_edge.serve.jsontensors import Document, parameters_of
@@ -54,6 +55,7 @@ class RestService:
             (method, re.compile(path), handler)
             for method, path, handler in (
                 ("POST", f"{MODEL}/infer", self._infer),
+                ("POST", "/v2/labels", self._label),
                 ("GET", "/v2/health/live", self._live),
                 ("GET", "/v2/health/ready", self._ready),
                 ("GET", "/v2/?", lambda *_: _json(catalog.server())),
@@ -114,6 +116,8 @@ class RestService:
         head, binary = _split(request)
         document = jsontensors.parse(head)
         asked = _Asked(document)
+        if brought := truths.among(asked.parameters):
+            self._catalog.learn(brought)
         return self._catalog.answer(
             names["name"],
             names["version"],
@@ -121,6 +125,11 @@ class RestService:
             asked.reply,
             policy_of(None, asked.parameters),
         )
+
+    def _label(self, request: Request, _: Names) -> Reply:
+        labels = jsontensors.parse(_split(request)[0]).get("labels")
+        self._catalog.learn(truths.checked(list(labels.items()) if isinstance(labels, dict) else ()))
+        return _json({})
 
 
 class _Asked:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from skerry_edge.serve import frames
+from skerry_edge.serve import frames, truths
 from skerry_edge.serve.frames import IN_SHARED, PREFIX, Prefix
 from skerry_shared.errors import ConfigError, InputError, OverloadError, SkerryError
 from skerry_shared.ports.runtime import Tensors
@@ -29,7 +29,6 @@ CONNECTIONS = 64  # a thread each, which costs about 100 KB
 BACKLOG = 64
 BUFFER = 64 << 10  # bytes; a frame that fits is read by one call
 STALL_S = 10  # seconds that the rest of a frame may take, either way
-LABELS_AT_ONCE, LABEL_LENGTH = 4096, 1024
 
 Labels = Callable[[Sequence[tuple[str, str]]], None]  # late truths, as (prediction id, label)
 
@@ -222,9 +221,7 @@ class _Connection:
 
     def _take_labels(self, fields: Any) -> None:
         pairs = fields.get("labels")
-        if not isinstance(pairs, list) or not 0 < len(pairs) <= LABELS_AT_ONCE or not all(map(_is_label, pairs)):
-            raise InputError(f"labels: need 1 to {LABELS_AT_ONCE} of [prediction id, label], {LABEL_LENGTH} characters")
-        self._label([(name, label) for name, label in pairs])
+        self._label(truths.checked(pairs if isinstance(pairs, list) else ()))
         self._send(frames.READY)
 
     def _attach(self) -> None:
@@ -284,11 +281,3 @@ def _options(fields: Any) -> dict[str, Any]:
         if name not in known or not isinstance(value, known[name]) or isinstance(value, bool):
             raise InputError(f"{name}: {value!r} is not possible; known: {', '.join(known)}")
     return dict(fields)
-
-
-def _is_label(pair: Any) -> bool:
-    return (
-        isinstance(pair, list)
-        and len(pair) == 2
-        and all(isinstance(text, str) and 0 < len(text) <= LABEL_LENGTH for text in pair)
-    )
