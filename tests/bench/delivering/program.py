@@ -1,7 +1,9 @@
 """A child process that can be killed and started again."""
 
 import asyncio
+import signal
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,6 +24,13 @@ class Program:
             *self._command, cwd=self._folder, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
         )
         self._reader = asyncio.create_task(self._read())
+
+    def freeze(self) -> None:
+        """Let it do nothing more: no thread of it comes back from what it asked of the kernel."""
+        self._process.send_signal(signal.SIGSTOP)
+        tasks = Path(f"/proc/{self._process.pid}/task")
+        while any(map(_is_running, tasks.iterdir())):
+            time.sleep(0.001)
 
     async def kill(self) -> None:
         """SIGKILL, if it lives."""
@@ -46,6 +55,13 @@ class Program:
         async for line in self._process.stdout:
             self.lines.append(line.decode(errors="replace").strip())
             self._changed.set()
+
+
+def _is_running(task: Path) -> bool:
+    try:
+        return "(running)" in (task / "status").read_text().partition("State:")[2].partition("\n")[0]
+    except (FileNotFoundError, ProcessLookupError):  # it ended
+        return False
 
 
 @asynccontextmanager

@@ -111,7 +111,8 @@ class _Trouble:
         async with self._disk_in_use:
             power = self._disk.is_own and self._rng.random() < 0.5
             self.made["power cut" if power else "kill agent"] += 1
-            if power:
+            if power:  # nobody hears of what was under way: fdatasync may say yes to what such a cut takes
+                device.freeze()
                 self._disk.cut_power()
             await device.kill()
             if power:
