@@ -127,7 +127,10 @@ THOROUGH, QUICK = 15, 3
 
 def pack(stream: bytes) -> bytes:
     """Compress an Arrow IPC stream for sealing."""
-    return zstd.compress(stream, THOROUGH if len(stream) <= SMALL else QUICK, zstd_dict=DICTIONARY)
+    level = THOROUGH if len(stream) <= SMALL else QUICK
+    wanted = zstd.CompressionParameter
+    options: dict[int, int] = {wanted.compression_level: level, wanted.checksum_flag: 1}
+    return zstd.compress(stream, options=options, zstd_dict=DICTIONARY)
 
 
 def unpack(payload: bytes) -> bytes:
