@@ -45,12 +45,16 @@ class News:
                     if event["id"] > after and holds(event):
                         return event
                 if not self._changed.wait(deadline - time.monotonic()) and time.monotonic() >= deadline:
-                    raise BrokenError(f"waited {seconds:.0f} s in vain for {what}")
+                    raise BrokenError(f"waited {seconds:.0f} s in vain for {what}; what happened last:\n{self._latest()}")
 
     @property
     def last(self) -> int:
         """Id of the newest event."""
         return self.events[-1]["id"] if self.events else 0
+
+    def _latest(self) -> str:
+        words = ([event["kind"], event["name"], event["after"], event["reason"]] for event in self.events[-12:])
+        return "\n".join(" · ".join(filter(None, line)) for line in words)
 
     def _follow(self) -> None:
         try:

@@ -80,6 +80,7 @@ def place(level: str, name: str) -> Place:
 
 
 ALONE = {"d1": ""}
+THREE = {"d1": "", "d2": "", "d3": ""}
 TEN = {f"d{i}": f"g{i % 2}" for i in range(10)}
 
 
@@ -146,6 +147,25 @@ def test_a_pool_finds_what_no_device_shows_as_soon() -> None:
     (alarm,) = Fleet(TEN).run(5, weak)
     assert alarm.place.level == FLEET
     assert Fleet(ALONE).run(5, {"d1": bit_darker}) == []
+
+
+def test_a_pool_waits_for_those_who_were_heard_of_late() -> None:
+    fleet, changes = Fleet(THREE), {"d1": darker, "d2": darker}
+    fleet.run(10)
+    alarms = list[Alarm]()
+    for _ in range(10):
+        windows = fleet.windows(1, changes)
+        for names in ({"d1", "d2"}, {"d3"}):  # the quiet one is the last to be heard, each time
+            alarms += fleet.watch.fold([window for window in windows if window.device in names], fleet.known)
+    assert sorted(alarm.place for alarm in alarms) == [place(DEVICE, "d1"), place(DEVICE, "d2")]
+
+
+def test_a_pool_does_not_wait_for_those_who_are_gone() -> None:
+    fleet, changes = Fleet(THREE), {"d1": bit_darker, "d2": bit_darker}
+    fleet.run(10)
+    left = [window for window in fleet.windows(10, changes) if window.device != "d3"]
+    (alarm,) = fleet.watch.fold(left, fleet.known)
+    assert alarm.place == place(FLEET, "")
 
 
 def test_one_alarm_until_reset() -> None:

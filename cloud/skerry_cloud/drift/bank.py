@@ -19,7 +19,7 @@ from skerry_cloud.drift.tilts import Floats
 K = TypeVar("K")
 Places = NDArray[np.int64]
 
-STATE = ("log_r", "cusum", "began", "mark", "statistic", "counts")
+STATE = ("log_r", "cusum", "began", "mark", "span", "statistic", "counts")
 
 
 @dataclass
@@ -33,6 +33,7 @@ class Bank(Generic[K]):
     cusum: Floats = field(init=False)  # rows × J: log of the evidence since the likeliest change
     began: Floats = field(init=False)  # rows × J: Unix seconds of that change
     mark: Floats = field(init=False)  # rows: Unix seconds until when there were windows
+    span: Floats = field(init=False)  # rows: seconds of the last window
     statistic: Floats = field(init=False)  # rows: log of the mean R
     counts: Places = field(init=False)  # rows × K: since the evidence for the strongest alternative began
 
@@ -40,7 +41,7 @@ class Bank(Generic[K]):
         """No rows yet."""
         alternatives = len(self.log_weights)
         self.log_r, self.cusum, self.began = (np.empty((0, alternatives)) for _ in range(3))
-        self.mark, self.statistic = np.empty(0), np.empty(0)
+        self.mark, self.span, self.statistic = (np.empty(0) for _ in range(3))
         self.counts = np.empty((0, self.bins), np.int64)
 
     def row(self, key: K) -> int:
@@ -78,7 +79,8 @@ class Bank(Generic[K]):
         cusum = self.cusum[places]
         self.began[places] = np.where(cusum <= 0, starts[:, None], self.began[places])
         self.log_r[places], self.cusum[places] = log_r, np.maximum(cusum, 0.0) + gains
-        self.mark[places], self.statistic[places] = np.maximum(mark, ends), log_sum(log_r + self.log_weights)
+        self.mark[places], self.span[places] = np.maximum(mark, ends), ends - starts
+        self.statistic[places] = log_sum(log_r + self.log_weights)
         goes_on = self.since(places) < starts
         self.counts[places] = counts + self.counts[places] * goes_on[:, None]
 

@@ -16,6 +16,9 @@ from skerry_shared.release import Channel
 
 Pool = tuple[str, str]  # level and name
 
+ENOUGH = 5  # members that were heard speak for a pool: they are 2⁵ to one
+PATIENCE = 3  # windows without a sign of life, until a member is not waited for
+
 
 class Window(NamedTuple):
     """A row of table "windows": one channel. Times in Unix seconds."""
@@ -162,18 +165,16 @@ class Traffic:
 
     def drifts_as_a_whole(self, place: Place) -> bool:
         """Do all members drift, and not some of them? A Bayes factor by the strongest channel and alternative, of those
-        who were heard since it began; two of them at least."""
+        who were heard since it began: two of them at least, and ``ENOUGH`` while others are still waited for."""
         name, (bank, key) = max(self._rows(place).items(), key=lambda item: _statistic(*item[1]))
-        best, since = bank.best(key), self.since(place, [name])
-        evidence = [
-            found.cusum[row, best]
-            for device in self.devices(place)
-            if device not in self.muted
-            and (found := self.members[device].series[name].bank).width == bank.width
-            and found.mark[row := found.rows[device]] > since
-        ]
+        best, since, now = bank.best(key), self.since(place, [name]), bank.mark[bank.rows[key]]
+        banks = {device: self.members[device].series[name].bank for device in self.devices(place)
+                 if device not in self.muted}  # fmt: skip
+        rows = [(found, found.rows[device]) for device, found in banks.items() if found.width == bank.width]
+        evidence = [found.cusum[row, best] for found, row in rows if found.mark[row] > since]
+        awaited = any(found.mark[row] <= since and now - found.mark[row] < PATIENCE * found.span[row] for found, row in rows)
         odds = np.logaddexp(0.0, -np.array(evidence)) - math.log(2)
-        return len(evidence) > 1 and bool(odds.sum() <= 0)
+        return len(evidence) >= (ENOUGH if awaited else 2) and bool(odds.sum() <= 0)
 
     def since(self, place: Place, channels: Sequence[str]) -> float:
         """Start of the window where the evidence in these channels began."""

@@ -26,10 +26,11 @@ class Program:
         self._reader = asyncio.create_task(self._read())
 
     def freeze(self) -> None:
-        """Let it do nothing more: no thread of it comes back from what it asked of the kernel."""
-        self._process.send_signal(signal.SIGSTOP)
+        """Let it do nothing more, if it lives: no thread of it comes back from what it asked of the kernel."""
+        if self._process.returncode is None:
+            self._process.send_signal(signal.SIGSTOP)
         tasks = Path(f"/proc/{self._process.pid}/task")
-        while any(map(_is_running, tasks.iterdir())):
+        while any(map(_is_running, tasks.glob("*"))):
             time.sleep(0.001)
 
     async def kill(self) -> None:
