@@ -45,7 +45,9 @@ class News:
                     if event["id"] > after and holds(event):
                         return event
                 if not self._changed.wait(deadline - time.monotonic()) and time.monotonic() >= deadline:
-                    raise BrokenError(f"waited {seconds:.0f} s in vain for {what}; what happened last:\n{self._latest()}")
+                    raise BrokenError(
+                        f"waited {seconds:.0f} s in vain for {what}; what happened last:\n{self._latest()}"
+                    )
 
     @property
     def last(self) -> int:

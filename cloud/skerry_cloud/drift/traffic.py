@@ -172,7 +172,9 @@ class Traffic:
                  if device not in self.muted}  # fmt: skip
         rows = [(found, found.rows[device]) for device, found in banks.items() if found.width == bank.width]
         evidence = [found.cusum[row, best] for found, row in rows if found.mark[row] > since]
-        awaited = any(found.mark[row] <= since and now - found.mark[row] < PATIENCE * found.span[row] for found, row in rows)
+        awaited = any(
+            found.mark[row] <= since and now - found.mark[row] < PATIENCE * found.span[row] for found, row in rows
+        )
         odds = np.logaddexp(0.0, -np.array(evidence)) - math.log(2)
         return len(evidence) >= (ENOUGH if awaited else 2) and bool(odds.sum() <= 0)
 
