@@ -13,6 +13,7 @@ import pytest
 from skerry_edge.infer.engine import Active, Engine
 from skerry_edge.serve import http1, jsontensors, listen, oip, rest, tensors
 from skerry_edge.serve.catalog import Catalog
+from skerry_proto.v1 import inference_pb2 as pb
 from skerry_shared import bundle
 from skerry_shared.errors import LinkError, NotFoundError, StateError, UsageError
 from skerry_shared.testing import oip as suite
@@ -70,8 +71,14 @@ def wrong_id(response: Any, request: Any) -> Any:
 
 
 def changed_response(monkeypatch: pytest.MonkeyPatch, change: Callable[[Any, Any], Any]) -> None:
-    right = oip._response
-    monkeypatch.setattr(oip, "_response", lambda request, prediction: change(right(request, prediction), request))
+    right = oip._reply
+
+    def wrong(request: Any, prediction: Any) -> bytes:
+        reply = pb.ModelInferResponse.FromString(right(request, prediction))
+        changed: bytes = change(reply, request).SerializeToString()
+        return changed
+
+    monkeypatch.setattr(oip, "_reply", wrong)
 
 
 def changed_reply(monkeypatch: pytest.MonkeyPatch, change: Callable[[http1.Request, http1.Reply], http1.Reply]) -> None:

@@ -12,7 +12,7 @@ protocol's.
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NoReturn
 
 import grpc
@@ -98,14 +98,13 @@ class InferenceService:
         self._catalog.unload(request.model_name)
         raise AssertionError("unload returned")
 
-    def infer(self, request: pb.ModelInferRequest, remaining: float | None = None) -> pb.ModelInferResponse:
-        """ModelInfer, to be answered within ``remaining`` seconds. Raises SkerryError as ``Catalog.answer`` does."""
+    def infer(self, request: pb.ModelInferRequest, remaining: float | None = None) -> bytes:
+        """ModelInfer, to be answered within ``remaining`` seconds: the reply's message, serialized.
+
+        Raises SkerryError as ``Catalog.answer`` does.
+        """
         policy = self._heed(request, remaining) if remaining is not None or request.parameters else AT_WILL
-
-        def write(prediction: Prediction) -> pb.ModelInferResponse:
-            return _response(request, prediction)
-
-        read = lambda: tensors.inputs_of(request)  # noqa: E731
+        read, write = partial(tensors.inputs_of, request), partial(_reply, request)
         return self._catalog.answer(request.model_name, request.model_version, read, write, policy)
 
     def _heed(self, request: pb.ModelInferRequest, remaining: float | None) -> Policy:
@@ -120,7 +119,8 @@ class InferenceService:
         with self._place():
             for request in requests:
                 try:
-                    yield pb.ModelStreamInferResponse(infer_response=self.infer(request))
+                    reply = pb.ModelInferResponse.FromString(self.infer(request))
+                    yield pb.ModelStreamInferResponse(infer_response=reply)
                 except SkerryError as error:
                     about = pb.ModelInferResponse(model_name=request.model_name, id=request.id)
                     yield pb.ModelStreamInferResponse(error_message=str(error), infer_response=about)
@@ -177,14 +177,14 @@ def abort(
 
 
 def _infer(service: InferenceService) -> Any:
-    def handle(request: pb.ModelInferRequest, context: grpc.ServicerContext) -> pb.ModelInferResponse:
+    def handle(request: pb.ModelInferRequest, context: grpc.ServicerContext) -> bytes:
         try:
             remaining = context.time_remaining()
             return service.infer(request, remaining if remaining < NO_DEADLINE_S else None)
         except SkerryError as error:
             abort(context, error, CODES)
 
-    return grpc.unary_unary_rpc_method_handler(handle, pb.ModelInferRequest.FromString, _serialized)
+    return grpc.unary_unary_rpc_method_handler(handle, pb.ModelInferRequest.FromString)
 
 
 def _stream(service: InferenceService) -> Any:
@@ -209,21 +209,26 @@ def _parameters(request: pb.ModelInferRequest) -> dict[str, object]:
     }
 
 
-def _response(request: pb.ModelInferRequest, prediction: Prediction) -> pb.ModelInferResponse:
+def _reply(request: pb.ModelInferRequest, prediction: Prediction) -> bytes:
+    """Serialized in two parts: a message's bytes one after the other are the messages merged (protobuf's encoding
+    guide, "Last One Wins"), so that what all replies have in common is serialized once."""
     manifest, prediction_id = prediction.manifest, prediction.prediction_id
     arrays = datatypes.chosen(prediction.outputs, [output.name for output in request.outputs])
     form = tuple([(name, array.dtype, array.shape) for name, array in arrays.items()])
-    response = pb.ModelInferResponse.FromString(_head(manifest.workload, manifest.release, form))
-    response.id = request.id or prediction_id
-    response.parameters["prediction_id"].string_param = prediction_id
-    tensors.add_values(response, arrays.values(), raw=bool(request.raw_input_contents))
-    return response
+    own = pb.ModelInferResponse(id=request.id or prediction_id)
+    own.parameters["prediction_id"].string_param = prediction_id
+    if request.raw_input_contents or tensors.travels_raw(form):
+        own.raw_output_contents.extend([datatypes.raw(array) for array in arrays.values()])
+    else:
+        tensors.add_typed(own, form, arrays.values())
+        form = ()
+    return _common(manifest.workload, manifest.release, form) + own.SerializeToString()
 
 
 @lru_cache
-def _head(workload: str, release: int, form: tensors.Form) -> bytes:
-    """What all replies of a release of one form have in common; parsing it is quicker than setting its fields."""
-    head = pb.ModelInferResponse(model_name=workload, model_version=str(release))
-    head.parameters["release"].int64_param = release
-    tensors.describe(head, form)
-    return head.SerializeToString()
+def _common(workload: str, release: int, form: tensors.Form) -> bytes:
+    """Model, release and the outputs of this form, whose values travel raw."""
+    common = pb.ModelInferResponse(model_name=workload, model_version=str(release))
+    common.parameters["release"].int64_param = release
+    tensors.describe(common, form)
+    return common.SerializeToString()

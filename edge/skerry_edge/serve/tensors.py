@@ -1,6 +1,6 @@
 """Tensors of gRPC messages ↔ numpy: raw little-endian bytes, or typed lists of values."""
 
-from collections.abc import Collection
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -46,13 +46,16 @@ def describe(response: pb.ModelInferResponse, form: Form) -> None:
         response.outputs.add(name=name, datatype=datatypes.DATATYPES[dtype], shape=shape)
 
 
-def add_values(response: pb.ModelInferResponse, arrays: Collection[Array], raw: bool) -> None:
-    """Put in the values of the outputs that ``response`` describes, in their order."""
-    if raw or any(array.dtype == np.float16 for array in arrays):  # which travels raw only
-        response.raw_output_contents.extend([datatypes.raw(array) for array in arrays])
-        return
+def add_typed(response: pb.ModelInferResponse, form: Form, arrays: Iterable[Array]) -> None:
+    """Say which outputs there are, with their values as typed lists."""
+    describe(response, form)
     for tensor, array in zip(response.outputs, arrays, strict=True):
         getattr(tensor.contents, CONTENTS[tensor.datatype]).extend(array.ravel().tolist())
+
+
+def travels_raw(form: Form) -> bool:
+    """Is there a datatype that has no typed list?"""
+    return any(dtype == np.float16 for _, dtype, _ in form)
 
 
 def _from_raw(tensor: pb.ModelInferRequest.InferInputTensor, raw: bytes) -> Array:

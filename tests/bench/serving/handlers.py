@@ -39,7 +39,7 @@ class Handlers:
         self._catalog, self._request = Catalog(engine), _request()
         infer, service = minimal.handler(str(device.model)), InferenceService(self._catalog)
         self.floor: Call = lambda: infer(pb.ModelInferRequest.FromString(self._request)).SerializeToString()
-        self.ours: Call = lambda: service.infer(pb.ModelInferRequest.FromString(self._request)).SerializeToString()
+        self.ours: Call = lambda: service.infer(pb.ModelInferRequest.FromString(self._request))
 
     def steps(self) -> Sequence[tuple[str, float]]:
         """Mean microseconds of the agent's steps so far, as its statistics extension counts them."""
