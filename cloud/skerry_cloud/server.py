@@ -100,8 +100,8 @@ class Cloud:
             found.retrain.price_per_minute, found.compress.ray,
         )  # fmt: skip
         self._ingest = Ingest(
-            self._lake, folder / "sessions", found.fleet, authority, self._keys.ingest, self._acknowledge,
-            self._committed,
+            self._lake, folder / "sessions", found.fleet, authority, self._keys.ingest, self._director.channels,
+            self._acknowledge, self._committed,
         )  # fmt: skip
         self._drift = DriftFlow(database, found.drift.false_alarm_days, found.drift.tolerance, self._learning.normal)
         self._retrainer = Retrainer(

@@ -7,7 +7,7 @@ columns there are; the device encodes by it and the cloud checks against it.
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from skerry_shared.errors import InputError
 
@@ -20,14 +20,13 @@ Table = Literal["windows", "samples", "labels", "events", "shadow", "load", "los
 ColumnType = Literal["string", "int64", "float64", "binary", "list<int64>"]
 
 TABLES: dict[str, dict[str, ColumnType]] = {
-    # one row per monitored channel of one model and one window of time: bin counts against the bundle's baseline
+    # one row per model and window of time: bin counts of all channels of the bundle's baseline, see ``windows``
     "windows": {
         "workload": "string",
         "release": "int64",
         "start": "float64",  # Unix seconds
         "end": "float64",
-        "channel": "string",
-        "counts": "list<int64>",
+        "packed": "binary",
     },
     # one row per sampled prediction: what went in, what came out, and how likely it was to be sampled
     "samples": {
@@ -105,6 +104,9 @@ TABLES: dict[str, dict[str, ColumnType]] = {
         "device_class": "string",  # equal where the same engines run as fast
     },
 }
+
+# columns that are younger than their table, and what they are in batches of agents that do not have them
+DEFAULTS: dict[str, dict[str, Any]] = {}
 
 # of tables, the most precious first: what a device sends first, and gives up last when it has no more room
 CLASSES: dict[str, tuple[Table, ...]] = {

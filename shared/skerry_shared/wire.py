@@ -5,7 +5,10 @@ are ignored (a newer peer may send them); bytes that do not parse raise InputErr
 """
 
 import dataclasses
+import functools
+import operator
 import typing
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from google.protobuf import json_format
@@ -16,6 +19,7 @@ from skerry_shared import release, telemetry
 from skerry_shared.errors import InputError
 
 T = TypeVar("T")
+Getter = Callable[[Message], Any]
 
 MESSAGES: dict[type, type[Message]] = {
     release.TensorSpec: release_pb2.TensorSpec,
@@ -74,8 +78,7 @@ def to_message(value: Any) -> Message:
 
 def from_message(cls: type[T], message: Message) -> T:
     """The dataclass of a protobuf message. An absent optional field is None."""
-    hints = typing.get_type_hints(cls)
-    return cls(**{name: _get(hint, message, name) for name, hint in hints.items()})
+    return cls(*(get(message) for get in _getters(cls)))  # type: ignore[arg-type]
 
 
 def _set(message: Message, name: str, value: Any) -> None:
@@ -87,14 +90,23 @@ def _set(message: Message, name: str, value: Any) -> None:
         setattr(message, name, value)
 
 
-def _get(hint: Any, message: Message, name: str) -> Any:
-    value, arguments = getattr(message, name), typing.get_args(hint)
+@functools.cache
+def _getters(cls: type) -> tuple[Getter, ...]:
+    """Of each field, how to take it from a message."""
+    return tuple(_getter(name, hint) for name, hint in typing.get_type_hints(cls).items())
+
+
+def _getter(name: str, hint: Any) -> Getter:
+    get, arguments = operator.attrgetter(name), typing.get_args(hint)
     if type(None) in arguments:
-        return _plain(arguments[0], value) if message.HasField(name) else None
+        plain = _plain(arguments[0])
+        return lambda message: plain(get(message)) if message.HasField(name) else None
     if typing.get_origin(hint) is tuple:
-        return tuple(_plain(arguments[0], item) for item in value)
-    return _plain(hint, value)
+        item = _plain(arguments[0])
+        return lambda message: tuple(map(item, get(message)))
+    one = _plain(hint)
+    return lambda message: one(get(message))
 
 
-def _plain(hint: Any, value: Any) -> Any:
-    return from_message(hint, value) if hint in MESSAGES else value
+def _plain(hint: Any) -> Callable[[Any], Any]:
+    return functools.partial(from_message, hint) if hint in MESSAGES else lambda value: value

@@ -48,7 +48,7 @@ class Shore:
     async def raise_cloud(self) -> None:
         carrier = MqttCarrier("localhost", self.port, FLEET, self.client("cloud"))
         lake, authority = Lake(self._folder / "lake"), self._authority.certificate
-        told: dict[str, Any] = {"acknowledge": carrier.send, "committed": ignore}
+        told: dict[str, Any] = {"channels": ignore, "acknowledge": carrier.send, "committed": ignore}
         ingest = Ingest(lake, self._folder / "sessions", FLEET, authority, self.ingest_key, **told)
         task = asyncio.create_task(ingest.run())
         await self._enter("cloud", carrier.serve(Gate(ingest)))

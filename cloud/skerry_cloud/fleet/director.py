@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from operator import attrgetter, itemgetter
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from skerry_cloud.fleet import plan
 from skerry_cloud.store import Assignment, Bundle, Device, Event, Installed, Release, Rollout, Store
 from skerry_shared import release, signing, states, wire
 from skerry_shared.errors import NotFoundError, StateError, UsageError
-from skerry_shared.release import Manifest, Target
+from skerry_shared.release import Channel, Manifest, Target
 from skerry_shared.states import ROLLOUT, RolloutEvent, Update
 
 DAY = 86400
@@ -199,6 +200,11 @@ class Director:
             if row["subject"] == "update":
                 await _apply(session, device, row)
 
+    async def channels(self, device: str, workload: str, release: int) -> Sequence[Channel]:
+        """Those of the baseline in the release's bundle for this device. Raises NotFoundError."""
+        bundle = await self._store.get(Bundle, workload, release, (await self._store.get(Device, device)).profile)
+        return _baseline(bundle.manifest)
+
     async def _candidates(self, order: Order) -> list[str]:
         bundles = await self._store.all(
             select(Bundle).where(Bundle.workload == order.workload, Bundle.release == order.release)
@@ -342,6 +348,11 @@ async def _note_installed(session: AsyncSession, device: str, workload: str, rel
 async def _newest(session: AsyncSession, device: str, workload: str) -> Assignment | None:
     query = select(Assignment).where(Assignment.device == device, Assignment.workload == workload)
     return (await session.scalars(query.order_by(Assignment.counter.desc()))).first()
+
+
+@lru_cache(maxsize=256)
+def _baseline(manifest: str) -> Sequence[Channel]:
+    return wire.from_json(Manifest, manifest).baseline
 
 
 async def _check_idle(session: AsyncSession, device: str, workload: str) -> None:

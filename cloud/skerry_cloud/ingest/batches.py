@@ -2,55 +2,97 @@
 
 A device may have been taken over: nothing that it sends may cost more than its size, stop the cloud, or pass for
 somebody else's word. A batch is taken whole or not at all.
+
+    payload → decode, one by one → rows_of, what came together → rows of a table
+
+A device may be older than the cloud: columns that are in ``telemetry.DEFAULTS`` may lack. It may not be newer.
 """
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
+from skerry_cloud.ingest import windows
 from skerry_cloud.ingest.lake import QUARANTINE, columns, schema
 from skerry_shared.errors import InputError
-from skerry_shared.telemetry import CLASSES, MAX_BATCH, TABLES, Header, unpack
+from skerry_shared.release import Channel
+from skerry_shared.telemetry import CLASSES, DEFAULTS, TABLES, Header, unpack
+from skerry_shared.windows import MOST
 
 REASON = 500  # characters of why a batch was refused
 
 ROWS = 1 << 16  # in a batch; a device sends some thousand late labels at most
 TEXT = 4096  # bytes of a string: 1024 characters, whatever they are
 LONG_TEXT = 1 << 16  # bytes of a reason or a fault
-BINS = 1 << 16  # of a channel
-MOST = 1 << 40  # that may have been counted in a bin or of anything else, so that sums stay exact
 END_OF_TIME = 253_402_300_800.0  # Unix seconds; from the year 10000 on there are no dates
 SUBJECTS = ("update", "agent", "runtime")  # what a device may report events of; others are the cloud's own
 
 VERSION_5, RECORD_BATCH, CUSTOM_METADATA, COMPRESSION = 4, 2, 4, 3  # Arrow's Message.fbs and Schema.fbs
 
 Rule = Callable[[pa.ChunkedArray], bool]
+Model = tuple[str, int]  # workload, release
 
 
-def read(header: Header, payload: bytes, received: float) -> pa.Table:
-    """The batch as rows of ``schema(header.table)``. Raises InputError, saying what does not fit."""
+@dataclass(frozen=True)
+class Told:
+    """A batch that is whole: its rows as the device sent them, ``size`` bytes unpacked."""
+
+    header: Header
+    rows: Sequence[pa.RecordBatch]
+    size: int
+
+    @property
+    def models(self) -> frozenset[Model]:
+        """Whose windows these are."""
+        if self.header.table != "windows":
+            return frozenset()
+        return frozenset(model for rows in self.rows for model in _models(rows))
+
+
+def decode(header: Header, payload: bytes) -> Told:
+    """Rows with the columns of ``columns(header.table)``, values unchecked. Raises InputError, saying what is wrong."""
     if header.table not in TABLES:
         raise InputError(f"table: no {header.table!r}")
-    told = _decode(header.table, unpack(payload))
-    if told.num_rows > ROWS or told.nbytes > MAX_BATCH:  # buffers may overlap in the stream
-        raise InputError(f"{header.table}: {told.num_rows} rows, {told.nbytes} bytes; {ROWS}, {MAX_BATCH} may come")
-    for name, column in zip(told.column_names, told.columns, strict=True):
-        if column.null_count or (pa.types.is_list(column.type) and column.combine_chunks().flatten().null_count):
-            raise InputError(f"{header.table}.{name}: a value is null")
-        if not _may_be(name, column):
-            raise InputError(f"{header.table}.{name}: a value is not possible, or too long")
-    if "start" in told.column_names and not _all(pc.less_equal(told["start"], told["end"])):
-        raise InputError(f"{header.table}.end: before start")
-    return _with_origin(told.cast(columns(header.table)), header, received)
+    stream = unpack(payload)
+    try:
+        told = Told(header, list(_read(header.table, stream)), len(stream))
+    except (pa.ArrowException, OSError, ValueError, struct.error) as error:  # UnicodeDecodeError is a ValueError
+        raise InputError(f"{header.table}: not an Arrow IPC stream: {error}") from None
+    if (count := sum(rows.num_rows for rows in told.rows)) > ROWS:
+        raise InputError(f"{header.table}: {count} rows; {ROWS} may come")
+    return told
 
 
-def refuse(header: Header, payload: bytes, reason: str, received: float) -> pa.Table:
-    """The one row of the quarantine that keeps a batch which could not be read."""
-    told = {"table": [header.table[:REASON]], "reason": [reason], "payload": [payload]}
+def rows_of(told: Sequence[Told], channels: Sequence[Mapping[Model, Sequence[Channel]]], received: float) -> pa.Table:
+    """Rows of ``schema(table)`` from batches of one table, ``channels`` of each batch's models beside them.
+
+    Raises InputError, saying what does not fit, if any value of any batch cannot be.
+    """
+    table = told[0].header.table
+    rows = pa.Table.from_batches([rows for one in told for rows in one.rows], columns(table)).combine_chunks()
+    _check(table, rows, sum(one.size for one in told))
+    whose = np.repeat(np.arange(len(told)), [sum(rows.num_rows for rows in one.rows) for one in told])
+    if table == "windows":
+        rows, places = windows.expand(rows, [channels[place] for place in whose.tolist()])
+        whose = whose[places]
+    return _with_origin(rows, [one.header for one in told], whose, received)
+
+
+def refuse(batches: Sequence[tuple[Header, bytes, str]], received: float) -> pa.Table:
+    """Rows of the quarantine that keep batches, header and payload, which do not fit, and why."""
+    told = {
+        "table": [header.table[:REASON] for header, _, _ in batches],
+        "reason": [reason for _, _, reason in batches],
+        "payload": [payload for _, payload, _ in batches],
+    }
     types = pa.schema([schema(QUARANTINE).field(name) for name in told])
-    return _with_origin(pa.table(told, schema=types), header, received)
+    headers = [header for header, _, _ in batches]
+    return _with_origin(pa.table(told, schema=types), headers, np.arange(len(batches)), received)
 
 
 def reason_of(error: Exception) -> str:
@@ -59,25 +101,53 @@ def reason_of(error: Exception) -> str:
     return text.encode(errors="replace").decode()[:REASON]
 
 
-def _decode(table: str, stream: bytes) -> pa.Table:
-    try:
-        for message in pa.ipc.MessageReader.open_stream(stream):
-            _check_message(table, message)
-        reader = pa.ipc.open_stream(stream)
-        if not reader.schema.equals(columns(table)):
-            raise InputError(f"{table}: has columns {reader.schema.to_string(show_field_metadata=False)}")
-        told = reader.read_all()
-        told.validate(full=True)
-    except (pa.ArrowException, OSError, ValueError, struct.error) as error:  # UnicodeDecodeError is a ValueError
-        raise InputError(f"{table}: not an Arrow IPC stream: {error}") from None
-    return told
+def _read(table: str, stream: bytes) -> Iterator[pa.RecordBatch]:
+    messages = iter(pa.ipc.MessageReader.open_stream(stream))
+    told = _columns_told(table, next(messages, None))
+    for message in messages:
+        _check_message(table, message)
+        rows = pa.ipc.read_record_batch(message, told)
+        rows.validate(full=True)
+        yield rows if rows.schema.names == columns(table).names else _filled(table, rows)
+
+
+def _columns_told(table: str, message: pa.ipc.Message | None) -> pa.Schema:
+    """Those of a stream that begins so, of which each is the table's. Raises InputError."""
+    if message is None or message.type != "schema":
+        raise InputError(f"{table}: an Arrow IPC stream begins with its schema")
+    told, wanted = pa.ipc.read_schema(message), columns(table)
+    if told.equals(wanted):
+        return wanted
+    for name, kind in zip(told.names, told.types, strict=True):
+        if name not in wanted.names:
+            raise InputError(f"{table}.{name}: not known here; a cloud must be as new as its devices")
+        if kind != wanted.field(name).type or told.names.count(name) > 1:
+            raise InputError(f"{table}.{name}: is {kind}, not {wanted.field(name).type}, or comes twice")
+    if missing := {*wanted.names} - {*told.names, *DEFAULTS.get(table, {})}:
+        raise InputError(f"{table}.{min(missing)}: is missing")
+    return wanted if told.names == wanted.names else told
+
+
+def _filled(table: str, rows: pa.RecordBatch) -> pa.RecordBatch:
+    """In the table's order, with the defaults of columns that an older device does not have."""
+    arrays = [
+        rows[field.name]
+        if field.name in rows.schema.names
+        else pa.repeat(pa.scalar(DEFAULTS[table][field.name], field.type), rows.num_rows)
+        for field in columns(table)
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=columns(table))
+
+
+def _models(rows: pa.RecordBatch) -> Iterator[Model]:
+    return zip(rows["workload"].to_pylist(), rows["release"].to_pylist(), strict=True)
 
 
 def _check_message(table: str, message: pa.ipc.Message) -> None:
     """Refuse whatever would make Arrow allocate more than the stream's size: compressed buffers, and dictionaries."""
-    if message.type not in ("schema", "record batch"):
+    if message.type != "record batch":
         raise InputError(f"{table}: has a {message.type}; only a schema and record batches may come")
-    if message.type == "record batch" and _compressed(message.metadata.to_pybytes()):
+    if _compressed(message.metadata.to_pybytes()):
         raise InputError(f"{table}: its buffers are compressed, or not of Arrow's format version 5")
 
 
@@ -104,6 +174,19 @@ def _field(buffer: bytes, table: int, number: int) -> int:
         return 0
     offset: int = struct.unpack_from("<H", buffer, entries + place)[0]
     return table + offset if offset else 0
+
+
+def _check(table: str, rows: pa.Table, size: int) -> None:
+    """Raises InputError, naming the column, for a value that cannot be."""
+    if rows.nbytes > size:
+        raise InputError(f"{table}: its buffers overlap: {rows.nbytes} bytes of rows in a stream of {size}")
+    for name, column in zip(rows.column_names, rows.columns, strict=True):
+        if column.null_count or (pa.types.is_list(column.type) and column.combine_chunks().flatten().null_count):
+            raise InputError(f"{table}.{name}: a value is null")
+        if not _may_be(name, column):
+            raise InputError(f"{table}.{name}: a value is not possible, or too long")
+    if "start" in rows.column_names and not _all(pc.less_equal(rows["start"], rows["end"])):
+        raise InputError(f"{table}.end: before start")
 
 
 def _may_be(name: str, column: pa.ChunkedArray) -> bool:
@@ -138,12 +221,6 @@ def _is_count(column: pa.ChunkedArray) -> bool:
     return _all(pc.and_(pc.greater_equal(column, 0), pc.less_equal(column, MOST)))
 
 
-def _are_counts(column: pa.ChunkedArray) -> bool:
-    flat = column.combine_chunks().flatten()
-    within = pc.and_(pc.greater_equal(flat, 0), pc.less_equal(flat, MOST))
-    return _all(within) and _all(pc.less_equal(pc.list_value_length(column), BINS))
-
-
 def _is_subject(column: pa.ChunkedArray) -> bool:
     return _all(pc.is_in(column, pa.array(SUBJECTS)))
 
@@ -165,7 +242,6 @@ RULES: dict[str, Rule] = {
     "release": _is_number,
     "rollout": _is_number,
     "champion": _is_number,
-    "counts": _are_counts,
     **dict.fromkeys(
         ("waited", "shared", "shed", "expired", "refused", "compared", "agreed", "failed", "batches"), _is_count
     ),
@@ -177,14 +253,15 @@ RULES: dict[str, Rule] = {
 }
 
 
-def _with_origin(rows: pa.Table, header: Header, received: float) -> pa.Table:
-    count = rows.num_rows
+def _with_origin(rows: pa.Table, headers: Sequence[Header], whose: NDArray[np.intp], received: float) -> pa.Table:
+    """``whose``, rising, is of each row the place of its batch in ``headers``."""
+    firsts = np.searchsorted(whose, np.arange(len(headers)))
     origin = {
-        "device": pa.repeat(pa.scalar(header.device), count),
-        "session": pa.repeat(pa.scalar(header.session.hex()), count),
-        "counter": pa.repeat(pa.scalar(header.counter, pa.int64()), count),
-        "row": pa.array(range(count), pa.int64()),
-        "received": pa.repeat(pa.scalar(received, pa.float64()), count),
+        "device": pa.array([header.device for header in headers], pa.string()).take(pa.array(whose)),
+        "session": pa.array([header.session.hex() for header in headers], pa.string()).take(pa.array(whose)),
+        "counter": pa.array(np.array([header.counter for header in headers], np.int64)[whose]),
+        "row": pa.array(np.arange(len(whose)) - firsts[whose]),
+        "received": pa.repeat(pa.scalar(received, pa.float64()), len(whose)),
     }
     for name, column in origin.items():
         rows = rows.append_column(name, column)

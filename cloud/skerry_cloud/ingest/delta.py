@@ -36,7 +36,7 @@ NO_HOOKS = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_log
 EVERY = 32  # commits between two checkpoints: what a commit costs grows with the entries since the last
 LOG_KEPT = {"delta.logRetentionDuration": "interval 1 hours"}  # of entries before a checkpoint, for slow readers
 ROW_GROUP = 64 << 20  # bytes in memory
-LEVELS = {"": 3, "day": 15}  # of zstd, by what a table is partitioned by: cold files are written once
+FRESH, COMPACTED, COLD = 1, 3, 15  # level of zstd: what is new is soon written again, a cold file never
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,8 @@ class Delta:
         if self._folder:
             (self._folder / place).mkdir(exist_ok=True)
         texts = [field.name for field in columns if pa.types.is_string(field.type)]
-        options = {"compression": "zstd", "compression_level": LEVELS["day" if day else ""], "use_dictionary": texts}
+        level = COLD if day else FRESH if new else COMPACTED
+        options = {"compression": "zstd", "compression_level": level, "use_dictionary": texts}
         with pq.ParquetWriter(path, columns, filesystem=self._files, **options) as file:
             for group in _row_groups(batches):
                 file.write_table(group.cast(columns))

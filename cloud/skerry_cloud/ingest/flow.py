@@ -3,7 +3,8 @@
 1. Open the session: a device of this fleet signed it, and it is the device that the carrier authenticated.
 2. Place the batch by its counter: new, again, or after a gap. A gap means that something was lost on the way, so the
    batch is left for the device to send again, unless an opening came just before: that says the gap is meant.
-3. Open, unpack, check. What does not fit goes to the quarantine, and the device is told why.
+3. Open and unpack it. Check the values of all that was waiting together: only where some do not fit, whose these are is
+   found by halves. What does not fit goes to the quarantine, and the device is told why.
 4. One commit a table for all that was waiting (group commit), then acknowledge.
 
 The lake's watermarks make it exactly-once. Per table, ``device/session`` is the last counter in that table;
@@ -16,8 +17,10 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -25,24 +28,28 @@ import pyarrow as pa
 from cryptography import x509
 
 from skerry_cloud.ingest import batches
+from skerry_cloud.ingest.batches import Model, Told
 from skerry_cloud.ingest.lake import QUARANTINE, Lake, schema
 from skerry_cloud.ingest.sessions import Sessions
 from skerry_shared import wire
-from skerry_shared.errors import SignatureError, SkerryError, TrustError
+from skerry_shared.errors import SignatureError, SkerryError, TrustError, UsageError
+from skerry_shared.identity import check_name
+from skerry_shared.release import Channel
 from skerry_shared.sealing import IngestKey, Opener
 from skerry_shared.telemetry import TABLES, Ack, Down, Header, Sealed, Session, SignedSession, Up
 
 log = logging.getLogger(__name__)
 
 WAITING = 64 << 20  # bytes that may wait for their commit; carriers then read no more
-GROUP = 1000  # messages a commit, at most
+GROUP = 4000  # messages a commit, at most
 UNPACKED = 64 << 20  # bytes of rows after which a group is committed: a small message may hold many
 COUNTERS = 1 << 63  # the lake counts in int64
-LINGER = 0.2  # seconds that the first message waits for company
+LINGER = 0.2  # seconds between two commits, if a group is not full before
 KNOWN = 100_000  # sessions in memory; others are found on disk again
 
 Acknowledge = Callable[[str, bytes], Awaitable[bool]]
 Committed = Callable[[str, pa.Table], Awaitable[None]]
+Channels = Callable[[str, str, int], Awaitable[Sequence[Channel]]]
 
 
 @dataclass
@@ -50,8 +57,9 @@ class _Session:
     opener: Opener
     taken: int  # counter of the last batch that was accepted
     opened: bool = False  # an opening came since: the next batch may leave a gap
+    channels: dict[Model, Sequence[Channel]] = field(default_factory=dict)  # of models that it sent windows of
 
-    @property
+    @cached_property
     def name(self) -> str:
         """Of its watermark in each table."""
         return f"{self.opener.device}/{self.opener.session.hex()}"
@@ -69,10 +77,28 @@ class _Session:
 @dataclass
 class _Batch:
     session: _Session
-    counter: int
-    table: str
-    rows: pa.Table
+    header: Header
+    payload: bytes
+    told: Told | None = None
     refused: str = ""
+
+    @property
+    def table(self) -> str:
+        """Where it is kept."""
+        return QUARANTINE if self.refused else self.header.table
+
+    @property
+    def counter(self) -> int:
+        return self.header.counter
+
+    @contextmanager
+    def refusing(self) -> Iterator[None]:
+        """Whatever is wrong with it, the device would only send it again."""
+        try:
+            yield
+        except Exception as error:
+            self.refused = why = batches.reason_of(error)
+            log.warning("%s: batch %d refused: %s", self.session.name, self.counter, why, exc_info=_unforeseen(error))
 
 
 @dataclass
@@ -98,11 +124,14 @@ class Ingest:
         fleet: str,
         authority: x509.Certificate,
         key: IngestKey,
+        channels: Channels,
         acknowledge: Acknowledge,
         committed: Committed,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """``acknowledge(device, serialised Down)`` passes a message to a device.
+        """``channels(device, workload, release)``: of the baseline in the device's bundle; raises NotFoundError.
+
+        ``acknowledge(device, serialised Down)`` passes a message to a device.
 
         ``committed(table, rows)`` is called with new rows once they are durable, before the device is told. It is not
         called again, neither after a crash nor after it raised (which is logged): what it feeds must catch up with the
@@ -110,10 +139,11 @@ class Ingest:
         """
         self._lake, self._sessions = lake, Sessions(sessions)
         self._fleet, self._authority, self._key = fleet, authority, key
-        self._acknowledge, self._committed, self._clock = acknowledge, committed, clock
+        self._channels, self._acknowledge, self._committed, self._clock = channels, acknowledge, committed, clock
         self._queue: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()  # bounded in bytes, see arrived
         self._waiting = 0  # bytes in the queue
-        self._room = asyncio.Event()
+        self._room, self._full = asyncio.Event(), asyncio.Event()
+        self._next_at = 0.0  # when the next group is due, by the loop's clock
         self._known: OrderedDict[tuple[str, bytes], _Session] = OrderedDict()
         self._unknown: OrderedDict[tuple[str, bytes], None] = OrderedDict()  # sessions that were complained of
 
@@ -124,6 +154,8 @@ class Ingest:
             await self._room.wait()
         self._waiting += len(up)
         self._queue.put_nowait((device, up))
+        if self._queue.qsize() >= GROUP:
+            self._full.set()
 
     async def run(self) -> NoReturn:
         """Commit and acknowledge until cancelled."""
@@ -132,6 +164,7 @@ class Ingest:
             while messages:
                 group = await asyncio.to_thread(self._open_some, messages)
                 try:
+                    await self._meet(group.batches)
                     await self._commit(group.batches)
                 except Exception:  # of the disk, of Delta: it must not be the end of all telemetry
                     log.exception("could not store telemetry, devices will send it again")
@@ -141,12 +174,21 @@ class Ingest:
 
     async def _next(self) -> deque[tuple[str, bytes]]:
         messages = deque([await self._queue.get()])
-        await asyncio.sleep(LINGER)  # a commit costs the same for one batch as for a thousand
+        await self._gather()  # a commit costs about the same for one batch as for a thousand
         while len(messages) < GROUP and not self._queue.empty():
             messages.append(self._queue.get_nowait())
         self._waiting -= sum(len(up) for _, up in messages)
         self._room.set()
         return messages
+
+    async def _gather(self) -> None:
+        """Wait until a group is due or full."""
+        now = asyncio.get_running_loop().time
+        self._full.clear()
+        if self._queue.qsize() < GROUP:
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._full.wait(), self._next_at - now())
+        self._next_at = now() + LINGER
 
     def _open_some(self, messages: deque[tuple[str, bytes]]) -> _Group:
         """Take messages until they are all taken or their rows fill a group."""
@@ -195,21 +237,12 @@ class Ingest:
         if place == "again":
             group.again.append(session)
             return
-        batch = self._read(session, header, payload)
+        batch = _Batch(session, header, payload)
+        with batch.refusing():
+            batch.told = batches.decode(header, payload)
         session.taken = header.counter
         group.batches.append(batch)
-        group.size += batch.rows.get_total_buffer_size()
-
-    def _read(self, session: _Session, header: Header, payload: bytes) -> _Batch:
-        received = self._clock()
-        try:
-            rows = batches.read(header, payload, received)
-            return _Batch(session, header.counter, header.table, rows)
-        except Exception as error:  # whatever is wrong with it, the device would only send it again
-            reason = batches.reason_of(error)
-            log.warning("%s: batch %d refused: %s", session.name, header.counter, reason, exc_info=_unforeseen(error))
-            rows = batches.refuse(header, payload, reason, received)
-            return _Batch(session, header.counter, QUARANTINE, rows, reason)
+        group.size += batch.told.size if batch.told else len(payload)
 
     def _opener(self, device: str, signed: SignedSession) -> Opener:
         opener = Opener(signed, self._fleet, self._authority, self._key)
@@ -242,11 +275,20 @@ class Ingest:
             self._unknown[key] = None
             _trim(self._unknown)
 
+    async def _meet(self, group: list[_Batch]) -> None:
+        """Learn the channels of the models that windows are of; those that are not known are found out later."""
+        for batch in group:
+            known = batch.session.channels
+            for model in (batch.told.models if batch.told else frozenset()) - known.keys():
+                with suppress(UsageError):  # no such name, or not known: NotFoundError is one
+                    check_name("workload", model[0])
+                    known[model] = await self._channels(batch.header.device, *model)
+
     async def _commit(self, group: list[_Batch]) -> None:
         """Make durable what the lake does not have yet, and pass it on table by table."""
-        tables = list(dict.fromkeys(batch.table for batch in group))
-        for table in tables:
-            rows = await asyncio.to_thread(self._commit_table, table, group, last=table == tables[-1])
+        found = await asyncio.to_thread(self._read, group)
+        for table, rows in found.items():
+            await asyncio.to_thread(self._append, table, rows, group, last=table == [*found][-1])
             if rows.num_rows:
                 await self._pass_on(table, rows)
 
@@ -256,15 +298,24 @@ class Ingest:
         except Exception:  # the rows are safe, and whom they feed has to catch up
             log.exception("%d new rows of %s are in the lake, but could not be acted on", rows.num_rows, table)
 
-    def _commit_table(self, table: str, group: list[_Batch], last: bool) -> pa.Table:
-        new = [batch for batch in group if batch.table == table and self._is_new(batch)]
-        rows = pa.concat_tables([schema(table).empty_table(), *(batch.rows for batch in new)]).combine_chunks()
-        marks = {batch.session.name: batch.counter for batch in new}
+    def _read(self, group: list[_Batch]) -> dict[str, pa.Table]:
+        """Of each table, and last of the quarantine, the rows that it lacks."""
+        now, found = self._clock(), dict[str, pa.Table]()
+        for table in dict.fromkeys(batch.table for batch in group if not batch.refused):
+            new = [batch for batch in group if batch.table == table and self._is_new(batch)]
+            rows = _rows_of(new, now) if new else []
+            found[table] = pa.concat_tables([schema(table).empty_table(), *rows])
+        if any(batch.refused for batch in group):
+            kept = [batch for batch in group if batch.refused and self._is_new(batch)]
+            found[QUARANTINE] = batches.refuse([(one.header, one.payload, one.refused) for one in kept], now)
+        return found
+
+    def _append(self, table: str, rows: pa.Table, group: list[_Batch], last: bool) -> None:
+        marks = {batch.session.name: batch.counter for batch in group if batch.table == table and self._is_new(batch)}
         if last:
             marks |= {batch.session.name_of_all: batch.counter for batch in group}
         if marks:
             self._lake.append(table, rows, marks)
-        return rows
 
     def _is_new(self, batch: _Batch) -> bool:
         """Whether its table lacks it: after a crash between two tables of a group, one has it already."""
@@ -292,6 +343,19 @@ class Ingest:
         """Nothing is acknowledged; what is durable is looked up again when the devices send again."""
         for session in group.sessions():
             self._known.pop((session.opener.device, session.opener.session), None)
+
+
+def _rows_of(group: Sequence[_Batch], received: float) -> list[pa.Table]:
+    """Of batches of one table. Those that do not fit are refused: they are looked for by halves, for they are few."""
+    told, channels = [batch.told for batch in group if batch.told], [batch.session.channels for batch in group]
+    if len(group) == 1:
+        with group[0].refusing():
+            return [batches.rows_of(told, channels, received)]
+        return []
+    with suppress(Exception):  # the halves tell whose it is
+        return [batches.rows_of(told, channels, received)]
+    half = len(group) // 2
+    return _rows_of(group[:half], received) + _rows_of(group[half:], received)
 
 
 def _unforeseen(error: Exception) -> Exception | None:

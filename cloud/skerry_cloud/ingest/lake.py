@@ -5,6 +5,7 @@
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,20 +32,32 @@ ORIGIN = {
     "received": pa.float64(),  # Unix seconds
 }
 QUARANTINE = "quarantine"
+KEPT: dict[str, dict[str, ColumnType]] = {  # of tables that the lake keeps in another form than devices send
+    # one row per channel of a model and window of time
+    "windows": {
+        "workload": "string",
+        "release": "int64",
+        "start": "float64",
+        "end": "float64",
+        "channel": "string",
+        "counts": "list<int64>",
+    },
+    # one row per batch that opened, but did not fit
+    QUARANTINE: {"table": "string", "reason": "string", "payload": "binary"},
+}
 
 
+@cache
 def columns(table: str) -> pa.Schema:
     """The columns that a device sends for ``table``."""
     return pa.schema([(name, TYPES[kind]) for name, kind in TABLES[table].items()])
 
 
+@cache
 def schema(table: str) -> pa.Schema:
     """The columns of ``table`` in the lake. Raises NotFoundError."""
-    if table == QUARANTINE:
-        told: dict[str, pa.DataType] = {"table": pa.string(), "reason": pa.string(), "payload": pa.binary()}
-    else:
-        told = dict(zip(columns(_known(table)).names, columns(table).types, strict=True))
-    return pa.schema([*told.items(), *ORIGIN.items()])
+    kept = KEPT.get(table) or TABLES[_known(table)]
+    return pa.schema([*((name, TYPES[kind]) for name, kind in kept.items()), *ORIGIN.items()])
 
 
 class Lake:

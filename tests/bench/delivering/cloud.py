@@ -6,7 +6,7 @@ Arguments: folder, "grpc" or "mqtt", port. Prints "ready" once it serves.
 import asyncio
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from cryptography import x509
 
@@ -15,6 +15,7 @@ from skerry_cloud.adapters.carrier_grpc import GrpcCarrier
 from skerry_cloud.adapters.carrier_mqtt import MqttCarrier
 from skerry_cloud.ingest.flow import Ingest
 from skerry_cloud.ingest.lake import Lake
+from skerry_shared.errors import NotFoundError
 from skerry_shared.ports.carrier import Carrier, TlsFiles
 from skerry_shared.sealing import IngestKey
 
@@ -24,7 +25,7 @@ async def main(folder: Path, carrier: str, port: int) -> None:
     link, key = _carrier(carrier, port, files), IngestKey((folder / "ingest").read_bytes())
     authority = x509.load_pem_x509_certificate(files.authority.read_bytes())
     lake, sessions = Lake(folder / "lake"), folder / "sessions"
-    ingest = Ingest(lake, sessions, FLEET, authority, key, acknowledge=link.send, committed=ignore)
+    ingest = Ingest(lake, sessions, FLEET, authority, key, unknown, acknowledge=link.send, committed=ignore)
     async with link.serve(Gate(ingest)):
         print("ready", flush=True)
         await ingest.run()
@@ -46,6 +47,10 @@ class Gate:
 
 async def permit(_: str) -> bool:
     return True
+
+
+async def unknown(*model: Any) -> NoReturn:
+    raise NotFoundError(f"{model}: no windows are sent here")
 
 
 async def ignore(*_: Any) -> None: ...

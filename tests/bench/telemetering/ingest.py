@@ -17,7 +17,7 @@ import pyarrow as pa
 from cryptography import x509
 from deltalake import write_deltalake
 
-from delivering.cloud import Gate, ignore
+from delivering.cloud import Gate, ignore, unknown
 from delivering.device import FLEET, NAME, identity
 from delivering.program import Program, free_port, running
 from delivering.run import BENCH, furnish
@@ -93,7 +93,7 @@ async def _through_broker(folder: Path, batches: list[bytes]) -> float:
     authority = x509.load_pem_x509_certificate((device / "authority").read_bytes())
     ingest = Ingest(
         Lake(folder / "lake"), folder / "sessions", FLEET, authority, IngestKey((cloud / "ingest").read_bytes()),
-        acknowledge=acknowledge, committed=ignore,
+        channels=unknown, acknowledge=acknowledge, committed=ignore,
     )  # fmt: skip
     async with mosquitto.run_mosquitto(cloud / "broker", port, FLEET, identity(cloud / "server")):
         carrier = MqttCarrier("localhost", port, FLEET, identity(cloud / "client"))
