@@ -5,7 +5,8 @@
    batch is left for the device to send again, unless an opening came just before: that says the gap is meant.
 3. Open and unpack it. Check the values of all that was waiting together: only where some do not fit, whose these are is
    found by halves. What does not fit goes to the quarantine, and the device is told why.
-4. One commit a table for all that was waiting (group commit), then acknowledge.
+4. One commit a table for all that was waiting (group commit), then acknowledge. The next group is opened meanwhile; it
+   is dropped if the commit fails, for nothing may be acknowledged before what came before it is durable.
 
 The lake's watermarks make it exactly-once. Per table, ``device/session`` is the last counter in that table;
 ``device/session/all``, set by the group's last commit, says that all tables have everything up to it.
@@ -41,7 +42,7 @@ from skerry_shared.telemetry import TABLES, Ack, Down, Header, Sealed, Session, 
 log = logging.getLogger(__name__)
 
 WAITING = 64 << 20  # bytes that may wait for their commit; carriers then read no more
-GROUP = 4000  # messages a commit, at most
+GROUP = 1000  # messages a commit, at most
 UNPACKED = 64 << 20  # bytes of rows after which a group is committed: a small message may hold many
 COUNTERS = 1 << 63  # the lake counts in int64
 LINGER = 0.2  # seconds between two commits, if a group is not full before
@@ -107,11 +108,8 @@ class _Group:
 
     batches: list[_Batch] = field(default_factory=list)
     size: int = 0  # bytes of their rows
-    again: list[_Session] = field(default_factory=list)  # sent what is durable already: acknowledge only
+    taken: dict[str, tuple[_Session, int]] = field(default_factory=dict)  # by name: what is durable after the commit
     shunned: list[tuple[str, Ack]] = field(default_factory=list)  # sessions that cannot be opened
-
-    def sessions(self) -> list[_Session]:
-        return [*(batch.session for batch in self.batches), *self.again]
 
 
 class Ingest:
@@ -159,18 +157,32 @@ class Ingest:
 
     async def run(self) -> NoReturn:
         """Commit and acknowledge until cancelled."""
-        while True:
-            messages = await self._next()
-            while messages:
-                group = await asyncio.to_thread(self._open_some, messages)
-                try:
-                    await self._meet(group.batches)
-                    await self._commit(group.batches)
-                except Exception:  # of the disk, of Delta: it must not be the end of all telemetry
-                    log.exception("could not store telemetry, devices will send it again")
-                    self._forget(group)
-                    continue
-                await self._tell(group)
+        settling = asyncio.ensure_future(self._settle(_Group()))
+        try:
+            while True:
+                messages = await self._next()
+                while messages:
+                    anew = settling.done()  # then nothing that is opened now builds on it
+                    group = await asyncio.to_thread(self._open_some, messages)
+                    if await settling or anew:
+                        settling = asyncio.ensure_future(self._settle(group))
+                    else:
+                        self._forget(group)
+                        settling = asyncio.ensure_future(self._settle(_Group()))
+        finally:
+            settling.cancel()
+
+    async def _settle(self, group: _Group) -> bool:
+        """Commit and acknowledge; whether that went well."""
+        try:
+            await self._meet(group.batches)
+            await self._commit(group.batches)
+        except Exception:  # of the disk, of Delta: it must not be the end of all telemetry
+            log.exception("could not store telemetry, devices will send it again")
+            self._forget(group)
+            return False
+        await self._tell(group)
+        return True
 
     async def _next(self) -> deque[tuple[str, bytes]]:
         messages = deque([await self._queue.get()])
@@ -235,12 +247,13 @@ class Ingest:
         header, payload = session.opener.open(sealed)
         session.opened = False
         if place == "again":
-            group.again.append(session)
+            group.taken.setdefault(session.name, (session, session.taken))
             return
         batch = _Batch(session, header, payload)
         with batch.refusing():
             batch.told = batches.decode(header, payload)
         session.taken = header.counter
+        group.taken[session.name] = session, header.counter
         group.batches.append(batch)
         group.size += batch.told.size if batch.told else len(payload)
 
@@ -328,8 +341,8 @@ class Ingest:
                 acks.append(
                     (batch.session.opener.device, Ack(batch.session.opener.session, batch.counter, batch.refused))
                 )
-        for session in {session.name: session for session in group.sessions()}.values():
-            acks.append((session.opener.device, Ack(session.opener.session, session.taken)))
+        for session, counter in group.taken.values():
+            acks.append((session.opener.device, Ack(session.opener.session, counter)))
         for device, ack in acks:  # a device that is gone meanwhile sends again and is told then
             await self._say(device, ack)
 
@@ -341,7 +354,7 @@ class Ingest:
 
     def _forget(self, group: _Group) -> None:
         """Nothing is acknowledged; what is durable is looked up again when the devices send again."""
-        for session in group.sessions():
+        for session, _ in group.taken.values():
             self._known.pop((session.opener.device, session.opener.session), None)
 
 
