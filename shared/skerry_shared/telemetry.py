@@ -120,9 +120,8 @@ CLASS_OF: dict[str, str] = {table: name for name, tables in CLASSES.items() for 
 MAX_BATCH = 16 << 20  # bytes of an unpacked batch; a device flushes far earlier
 
 
-# What batches have in common, so that it need not travel: the empty stream of each table, and a window of 22 channels
-# of 60 values. Part of the contract: it never changes.
-DICTIONARY = zstd.ZstdDict(Path(__file__).with_name("batches.dict").read_bytes(), is_raw=True)
+# What batches have in common, so that it need not travel; made by scripts/gen_dictionary. Part of the contract.
+DICTIONARY = zstd.ZstdDict(Path(__file__).with_name("batches.dict").read_bytes())
 SMALL = 64 << 10  # bytes of a stream that is worth the thorough level: some ms
 THOROUGH, QUICK = 15, 3
 
@@ -131,7 +130,7 @@ def pack(stream: bytes) -> bytes:
     """Compress an Arrow IPC stream for sealing."""
     level = THOROUGH if len(stream) <= SMALL else QUICK
     wanted = zstd.CompressionParameter
-    options: dict[int, int] = {wanted.compression_level: level, wanted.checksum_flag: 1}
+    options: dict[int, int] = {wanted.compression_level: level, wanted.checksum_flag: 1, wanted.dict_id_flag: 0}
     return zstd.compress(stream, options=options, zstd_dict=DICTIONARY)
 
 

@@ -40,7 +40,7 @@ from skerry_edge.update.state import StateFile
 from skerry_edge.update.world import Live, World
 from skerry_proto.v1 import inference_pb2 as pb
 from skerry_proto.v1 import services_pb2, telemetry_pb2
-from skerry_shared import bundle, identity, signing, telemetry, wire
+from skerry_shared import bundle, identity, signing, telemetry, windows, wire
 from skerry_shared.errors import DeadlineError, InputError, StateError
 from skerry_shared.release import Manifest
 from skerry_shared.sealing import IngestKey, Opener
@@ -81,6 +81,7 @@ class Machine:
                 return data
 
         device = Device("harbour", "pump-7", os.uname().machine, ("onnxruntime",), 1 << 30)
+        self.baseline = bundle.peek(data).baseline
         order = authenticate(assignment, self.director.public_key(), device)
         world = World(
             workload=order.assignment.workload,
@@ -197,10 +198,8 @@ def test_a_days_work(machine: Machine, agent: subprocess.Popen[str], pictures: C
     assert client.dropped == 0
     stop(agent)
     told = machine.told()
-    brightness = [
-        c for c, name in zip(told["windows"]["counts"], told["windows"]["channel"], strict=True) if name == "brightness"
-    ]
-    assert sum(map(sum, brightness)) == 12
+    sizes = [len(channel.counts) for channel in machine.baseline]
+    assert sum(windows.unpack(sizes, packed).sum() for packed in told["windows"]["packed"]) == 12 * len(sizes)
     assert len(told["samples"]["input"]) == 12
     assert set(told["samples"]["input"]) == {image.tobytes() for image in images}
     assert (told["labels"]["prediction_id"], told["labels"]["label"]) == ([inside.ids[0]], ["left"])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from skerry_edge.observe.arrow import decode
 from skerry_edge.observe.recorder import SAMPLES, Recorder, label_rows, read_samples
 from skerry_edge.observe.span import Span
-from skerry_shared import sketch, telemetry
+from skerry_shared import sketch, telemetry, windows
 from skerry_shared.errors import InputError
 from skerry_shared.release import ANY, Channel, Lineage, Manifest, Measured, Target, TensorSpec
 
@@ -21,8 +21,8 @@ NAMES = sketch.channel_names(["brightness"])
 MANIFEST = Manifest(
     "tiny", 3, "tests", ("a", "b", "c"), (TensorSpec("image", "uint8", (ANY, 2, 2)),), (),
     Target("p", "x86_64", "onnxruntime", "int8"), Measured(1, 1, 1, 0), Lineage(1, "", 1, ""),
-    (Channel(NAMES[0], (0.25, 0.5), (1, 1, 1)), Channel(NAMES[1], (0.5, 1.5), (1, 1, 1)),
-     Channel(NAMES[2], (0.6,), (1, 1))), 0.1, "model.onnx",
+    (Channel(NAMES[0], (0.25, 0.5), (1, 1, 1, 0)), Channel(NAMES[1], (0.5, 1.5), (1, 1, 1, 0)),
+     Channel(NAMES[2], (0.6,), (1, 1, 1))), 0.1, "model.onnx",
 )  # fmt: skip
 
 
@@ -48,10 +48,9 @@ class Sunk:
         return columns
 
     def counts(self) -> dict[str, np.ndarray[Any, Any]]:
-        rows, total = self.rows("windows"), dict[str, Any]()
-        for channel, counts in zip(rows["channel"], rows["counts"], strict=True):
-            total[channel] = total.get(channel, 0) + np.array(counts)
-        return total
+        sizes = [len(channel.counts) for channel in MANIFEST.baseline]
+        total = sum(windows.unpack(sizes, packed) for packed in self.rows("windows")["packed"])
+        return dict(zip(NAMES, np.split(total, np.cumsum(sizes)[:-1]), strict=True))
 
 
 def batch(examples: int, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -14,7 +14,7 @@ from skerry_edge.config import AgentConfig
 from skerry_edge.observe.arrow import encode
 from skerry_edge.observe.outbox import Loss, Outbox
 from skerry_edge.observe.uplink import BURST_S, Pace
-from skerry_shared import wire
+from skerry_shared import windows, wire
 from skerry_shared.identity import Authority, new_key, request
 from skerry_shared.sealing import IngestKey, Sealer
 from skerry_shared.telemetry import TABLES, Header, Up, pack
@@ -37,10 +37,9 @@ def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def window(minute: int, rng: np.random.Generator) -> bytes:
     """22 channels of 60 values in 16 bins."""
-    counts = [*rng.multinomial(60, [1 / 16] * 16, 22)]
-    names = [f"sensor {i}" for i in range(22)]
-    columns: dict[str, Any] = {"workload": ["turbine"] * 22, "release": [3] * 22, "start": [minute * 60.0] * 22,
-               "end": [minute * 60.0 + 60] * 22, "channel": names, "counts": counts}  # fmt: skip
+    counts = windows.pack([*rng.multinomial(60, [1 / 16] * 16, 22)])
+    columns: dict[str, Any] = {"workload": ["turbine"], "release": [3], "start": [minute * 60.0],
+               "end": [minute * 60.0 + 60], "packed": [counts]}  # fmt: skip
     return pack(encode("windows", columns))
 
 
@@ -60,9 +59,9 @@ def test_thirty_days_offline_fit_into_the_default_bound(tmp_path: Path) -> None:
     """
     config = AgentConfig("f", "d", "p", "https://r", "g:1")
     outbox, rng = outbox_of(tmp_path, (config.spool_mb << 20) // 10), np.random.default_rng(0)
-    windows = [window(minute, rng) for minute in range(60)]
+    hour_of_windows = [window(minute, rng) for minute in range(60)]
     for hour in range(3 * 24):
-        for payload in windows:
+        for payload in hour_of_windows:
             outbox.put("windows", payload)
         for _ in range(4):
             outbox.put("samples", rows("samples", 60, hour))

@@ -12,10 +12,11 @@ LENGTH = 4  # bytes before each message
 
 
 async def main(folder: Path, data: bytes, port: int) -> None:
-    """Goes on until killed: what was sent must be allowed to arrive."""
+    """Says when all is sent, but goes on until killed: the last ones must be allowed to arrive."""
     async with MqttTransport("localhost", port, FLEET, NAME, identity(folder)).connect() as link:
         for message in messages(data):
             await link.send(message)
+        print("sent", flush=True)
         await asyncio.Event().wait()
 
 

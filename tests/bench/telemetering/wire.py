@@ -18,6 +18,7 @@ FEATURES, LABELS = 20, ("bad", "good")
 NAMES = tuple(f"sensor_{place}" for place in range(FEATURES))
 HOUR, WINDOW = 3600, 60  # seconds; one prediction a second
 REFERENCE = 4000  # rows
+USUAL = np.random.default_rng(0).normal(size=(4, FEATURES))  # how the sensors hang together; else they drifted
 
 Rows = NDArray[np.float32]
 
@@ -43,25 +44,31 @@ class Wire:
 
 
 def measure(seed: int = 0) -> dict[str, float]:
-    """Ratios to JSON a record, and the bytes of a window of 100 values × 20 features."""
+    """Ratios to JSON a record, and the bytes of a window of 100 values × 20 features, as usual and after a drift."""
     rng = np.random.default_rng(seed)
     manifest = _manifest(rng)
     rows = _rows(rng, HOUR)
     plain = sum(len(record) for record in _json(rows))
     windows, samples = _recorded(manifest, rows, WINDOW, 0.0), _recorded(manifest, rows, WINDOW, 1.0)
-    window = _recorded(manifest, _rows(rng, 100), 100, 0.0)
+    window, drifted = (_recorded(manifest, rows, 100, 0.0) for rows in (_rows(rng, 100), _rows(rng, 100, drift=True)))
     return {
         "summary_bytes_ratio": (windows.bytes_of("windows") + windows.opening) / plain,
         "sample_bytes_ratio": samples.bytes_of("samples") / plain,
         "window_bytes_20": window.bytes_of("windows"),
+        "drifted_window_bytes_20": drifted.bytes_of("windows"),
         "json_bytes_a_record": plain / HOUR,
     }
 
 
-def _rows(rng: np.random.Generator, count: int) -> Rows:
+def _rows(rng: np.random.Generator, count: int, drift: bool = False) -> Rows:
     """Readings of 20 sensors that hang together, as they come: with noise in their last digits."""
-    common = rng.normal(size=(count, 4)) @ rng.normal(size=(4, FEATURES))
+    common = rng.normal(size=(count, 4)) @ (rng.normal(size=(4, FEATURES)) if drift else USUAL)
     return (50 + 10 * common + rng.normal(size=(count, FEATURES))).astype(np.float32)
+
+
+def _time(second: int) -> float:
+    """Unix seconds, with all the digits that a clock has."""
+    return 1.7e9 + 1 / 3 + second * (1 + 1 / 3000)
 
 
 def _scores(rows: Rows) -> Rows:
@@ -74,7 +81,7 @@ def _json(rows: Rows) -> Sequence[bytes]:
     scores = _scores(rows)
     return [
         json.dumps(
-            {"time": 1.7e9 + second, "model": "pumps", "release": 1, "prediction_id": f"{second:024x}"}
+            {"time": _time(second), "model": "pumps", "release": 1, "prediction_id": f"{second:024x}"}
             | {name: float(str(value)) for name, value in zip(NAMES, row, strict=True)}
             | {"scores": [float(str(value)) for value in score]}
         ).encode()
@@ -83,12 +90,12 @@ def _json(rows: Rows) -> Sequence[bytes]:
 
 
 def _recorded(manifest: Manifest, rows: Rows, window: int, rate: float) -> Wire:
-    out, now = Wire(), [1.7e9]
+    out, now = Wire(), [_time(0)]
     recorder = Recorder(manifest, out.take, Span(window, lambda: now[0], lambda: now[0]), rate)
     for second, (row, score) in enumerate(zip(rows, _scores(rows), strict=True)):
         inputs, outputs = {"readings": row[None]}, {"scores": score[None], "monitors": row[None]}
         recorder.observe((f"{second:024x}",), inputs, outputs)
-        now[0] += 1
+        now[0] = _time(second + 1)
         recorder.tick()
     recorder.close()
     return out
