@@ -26,7 +26,7 @@ from skerry_shared.errors import InputError, NotFoundError, StateError, TrustErr
 from skerry_shared.identity import Authority, new_key, request
 from skerry_shared.release import Channel
 from skerry_shared.sealing import IngestKey, Sealer
-from skerry_shared.telemetry import Ack, Down, Header, Sealed, Up, pack
+from skerry_shared.telemetry import DEFAULTS, Ack, Down, Header, Sealed, Up, pack
 
 NOW = datetime.now(timezone.utc)
 AUTHORITY, KEY, INGEST = Authority.new("north", NOW), new_key(), IngestKey.new()
@@ -355,6 +355,75 @@ def test_a_row_that_cannot_be_refuses_its_batch_and_names_the_column(column: str
     rows[name][1] = value
     with pytest.raises(InputError, match=rf"^{column}: "):
         read(table, pack(encode(table, rows)))
+
+
+def test_batches_of_older_devices_are_filled_and_those_of_newer_ones_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def table(**columns: Any) -> bytes:
+        return pack(written(pa.table(columns)))
+
+    old = {"time": [1.0, 2.0], "prediction_id": ["p", "q"]}
+    with pytest.raises(InputError, match=r"labels\.label: is missing"):
+        read("labels", table(**old))
+    monkeypatch.setitem(DEFAULTS, "labels", {"label": "unknown"})
+    rows = read("labels", table(**old))
+    assert rows.select(["time", "prediction_id", "label"]).to_pydict() == {**old, "label": ["unknown"] * 2}
+    assert read("labels", table(label=["x"], prediction_id=["p"], time=[1.0])).schema == rows.schema
+    with pytest.raises(InputError, match=r"labels\.battery: not known here"):
+        read("labels", table(**old, battery=[0.5, 0.5]))
+    with pytest.raises(InputError, match=r"labels\.time: is int64, not double"):
+        read("labels", table(**old | {"time": [1, 2]}))
+    with pytest.raises(InputError, match=r"labels\.time: .* comes twice"):
+        read("labels", pack(written(pa.table([[1.0], [1.0], ["p"]], ["time", "time", "prediction_id"]))))
+
+
+def test_buffers_that_overlap_are_refused() -> None:
+    text = pa.array(["x" * 1000] * 50)
+    one = pa.RecordBatch.from_arrays([pa.array([1.0] * 50), text, text], schema=columns("labels"))
+    header = Header("a", b"s" * 16, 1, "labels")
+    honest = batches.decode(header, pack(written(pa.Table.from_batches([one]))))
+    assert batches.rows_of([honest], [{}], 5.0).num_rows == 50
+    with pytest.raises(InputError, match="overlap"):
+        batches.rows_of([replace(honest, size=60_000)], [{}], 5.0)
+
+
+def test_one_bad_batch_of_many_is_found_and_the_others_are_taken(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with cloud_of(tmp_path) as cloud:
+            a, b = device("a"), device("b")
+            late = encode("labels", {"time": [1e300], "prediction_id": ["bad"], "label": ["x"]})
+            ups = [labels(a, f"p{number}") for number in range(13)]
+            await cloud.take(a, opening(a), *ups, sealed(a, "labels", pack(late)), labels(a, "after"))
+            await cloud.take(b, opening(b), labels(b, "other"))
+            await cloud.acknowledged(a, 15)
+            await cloud.acknowledged(b, 1)
+            assert sorted(cloud.ids()) == sorted(["after", "other", *(f"p{number}" for number in range(13))])
+            (kept,) = cloud.lake.scan(QUARANTINE).to_pylist()
+            assert (kept["device"], kept["counter"]) == ("a", 14) and "labels.time" in kept["reason"]
+            assert [ack.counter for _, ack in cloud.acks if ack.refused] == [14]
+
+    asyncio.run(run())
+
+
+def test_windows_of_a_release_that_is_not_known_are_quarantined(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with cloud_of(tmp_path) as cloud:
+            a = device("a")
+            unknown = pack(encode("windows", ROWS["windows"] | {"release": [2]}))
+            nameless = pack(encode("windows", ROWS["windows"] | {"workload": ["\0"]}))
+            known = pack(encode("windows", ROWS["windows"]))
+            payloads = (known, unknown, nameless, known)
+            await cloud.take(a, opening(a), *(sealed(a, "windows", payload) for payload in payloads))
+            await cloud.acknowledged(a, 4)
+            kept = cloud.lake.scan(QUARANTINE).sort_by("counter")
+            assert kept["payload"].to_pylist() == [unknown, nameless]
+            assert kept["reason"].to_pylist()[0] == "windows.release: w/2 has no bundle here for this device"
+            rows = cloud.lake.scan("windows").sort_by([("counter", "ascending"), ("row", "ascending")])
+            assert rows.select(list(KEPT)).to_pydict() == {name: column * 2 for name, column in KEPT.items()}
+            assert rows["row"].to_pylist() == [0, 1, 0, 1] and rows["counter"].to_pylist() == [1, 1, 4, 4]
+
+    asyncio.run(run())
 
 
 def test_more_rows_than_a_device_sends_are_refused() -> None:

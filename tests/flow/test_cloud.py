@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import urllib3
 
@@ -180,6 +181,9 @@ def test_the_lake_is_asked_in_sql_and_only_asked(stage: Stage, tmp_path: Path) -
     saved = tmp_path / "rows.csv"
     assert lake("query", "SELECT 1 AS a, [1, 2] AS b, 'x'::BLOB AS c", "--csv", str(saved)).returncode == 0
     assert saved.read_text().splitlines() == ["a,b,c", '1,"[1, 2]",eA==']
+    saved = tmp_path / "rows.parquet"
+    assert lake("query", "SELECT range AS n, [n] AS l FROM range(3)", "--parquet", str(saved)).returncode == 0
+    assert pq.read_table(saved).to_pydict() == {"n": [0, 1, 2], "l": [[0], [1], [2]]}
     for wrong, why in (
         ("SELECT * FROM gossip", "gossip does not exist"), ("DROP TABLE windows", "only reads"),
         ("SELECT 1; SELECT 2", "needs one statement"), ("SELECT * FROM read_csv('/etc/passwd')", "disabled"),

@@ -27,6 +27,7 @@ from skerry_shared.windows import MOST
 REASON = 500  # characters of why a batch was refused
 
 ROWS = 1 << 16  # in a batch; a device sends some thousand late labels at most
+WINDOWS = 64  # likewise; a device sends one, and each becomes many rows
 TEXT = 4096  # bytes of a string: 1024 characters, whatever they are
 LONG_TEXT = 1 << 16  # bytes of a reason or a fault
 END_OF_TIME = 253_402_300_800.0  # Unix seconds; from the year 10000 on there are no dates
@@ -63,8 +64,9 @@ def decode(header: Header, payload: bytes) -> Told:
         told = Told(header, list(_read(header.table, stream)), len(stream))
     except (pa.ArrowException, OSError, ValueError, struct.error) as error:  # UnicodeDecodeError is a ValueError
         raise InputError(f"{header.table}: not an Arrow IPC stream: {error}") from None
-    if (count := sum(rows.num_rows for rows in told.rows)) > ROWS:
-        raise InputError(f"{header.table}: {count} rows; {ROWS} may come")
+    most = WINDOWS if header.table == "windows" else ROWS
+    if (count := sum(rows.num_rows for rows in told.rows)) > most:
+        raise InputError(f"{header.table}: {count} rows; {most} may come")
     return told
 
 

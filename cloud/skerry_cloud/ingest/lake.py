@@ -83,7 +83,7 @@ class Lake:
         return self._tables[_known(name)]
 
     def append(self, table: str, rows: pa.Table, watermarks: Mapping[str, int]) -> None:
-        """Add ``rows`` (of ``schema(table)``, or with more columns) and set the watermarks in one durable step.
+        """Add ``rows`` (of ``schema(table)``) and set the watermarks in one durable step.
 
         Raises ReplayError, and adds nothing, if a watermark is not above what the table has.
         """

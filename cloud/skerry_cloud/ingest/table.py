@@ -16,10 +16,9 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from skerry_cloud.ingest.delta import DataFile, Delta
-from skerry_shared.errors import ConfigError, InputError, ReplayError, StateError
+from skerry_shared.errors import ConfigError, ReplayError, StateError
 
 COLD = "cold"  # watermark: 1 + the cold tier's version
-EXTRA = 32  # columns that newer agents may add
 TRIES = 10  # against other processes that write here
 
 
@@ -48,7 +47,7 @@ class Table:
 
     @property
     def columns(self) -> pa.Schema:
-        """What the cloud declares, then what newer agents added."""
+        """What the cloud declares, then what a newer cloud added."""
         with self._lock:
             return self._columns()
 
@@ -65,9 +64,9 @@ class Table:
 
     def append(self, rows: pa.Table, marks: Mapping[str, int]) -> None:
         """See ``Lake``."""
-        self.widen(rows.schema)
         with self._lock:
             hot = self._made()
+            self._widen(hot)
             _check(hot, marks, self.name)
             last = pc.max(rows["received"]).as_py()
             adds = [hot.write(_fill(rows, hot.columns).to_batches(), last)] if rows.num_rows else []
@@ -78,19 +77,6 @@ class Table:
                     _check(hot, marks, self.name)
                     problem = error
         raise problem
-
-    def widen(self, columns: pa.Schema) -> None:
-        """Have all of these columns. Raises InputError if one is there with another type, or they are too many."""
-        with self._lock:
-            known = {field.name: field.type for field in self._columns()}
-            for field in columns:
-                if known.setdefault(field.name, field.type) != field.type:
-                    raise InputError(f"{self.name}.{field.name}: is {field.type}, not {known[field.name]}")
-            if len(known) > len(self._declared) + EXTRA:
-                raise InputError(f"{self.name}: {EXTRA} columns at most may be added to the cloud's own")
-            hot = self._made()
-            if new := [pa.field(*item) for item in known.items() if item[0] not in hot.columns.names]:
-                hot.widen(new)
 
     def dataset(self) -> ds.Dataset:
         """All rows that are there now, in both tiers."""
@@ -153,6 +139,11 @@ class Table:
             self._hot = Delta.create(str(self._folder), self._declared)
         return self._hot
 
+    def _widen(self, hot: Delta) -> None:
+        """Have the columns that are younger than the table; they are null in the rows that are there."""
+        if new := [field for field in self._declared if field.name not in hot.columns.names]:
+            hot.widen(new)
+
     def _columns(self) -> pa.Schema:
         added = [field for field in self._hot.columns if field.name not in self._declared.names] if self._hot else []
         return pa.schema([*self._declared, *added])
@@ -193,7 +184,7 @@ def _check(hot: Delta, marks: Mapping[str, int], table: str) -> None:
 
 
 def _fill(rows: pa.Table, columns: pa.Schema) -> pa.Table:
-    """With all columns: nulls for those that an older agent does not have."""
+    """With all columns: nulls for those that a newer cloud added."""
     for field in columns:
         if field.name not in rows.column_names:
             rows = rows.append_column(field, pa.nulls(rows.num_rows, field.type))

@@ -14,9 +14,7 @@ from skerry_shared.windows import Counts, unpack
 Places = NDArray[np.intp]
 
 
-def expand(
-    rows: pa.Table, channels: Sequence[Mapping[tuple[str, int], Sequence[Channel]]]
-) -> tuple[pa.Table, Places]:
+def expand(rows: pa.Table, channels: Sequence[Mapping[tuple[str, int], Sequence[Channel]]]) -> tuple[pa.Table, Places]:
     """A row for each channel that counted something, and the place of the row that each comes from.
 
     ``channels``: for each row those of the models, (workload, release), that are known of its device. Raises InputError

@@ -1,12 +1,12 @@
 """Rows a second from the broker into the lake, beside bare decode and Delta append of the same batches.
 
 A fleet's cloud comes back after an outage: a device has sent all to Mosquitto, over TLS, and what is measured is how
-fast that leaves the broker. Here the session is verified, each batch opened, placed by its counter, decoded, checked and
-committed with fsync, then acknowledged. The clock runs from the first message to the last acknowledgement.
+fast that leaves the broker. Here the session is verified, each batch opened, placed by its counter, decoded, checked
+and committed with fsync, then acknowledged. The clock runs from the first message to the last acknowledgement.
 
 A batch has as many samples as a recorder sends together, if the model is asked so often that they come in less than a
-minute. One that is asked and sampled once a second sends what a minute brings: ``live``. An outage does not change that,
-for batches are sealed before they are spooled.
+minute. One that is asked and sampled once a second sends what a minute brings: ``live``. An outage does not change
+that, for batches are sealed before they are spooled.
 """
 
 import asyncio
@@ -39,11 +39,11 @@ from telemetering.publisher import joined
 
 BATCHES, FEATURES = 4000, 20
 LIVE = 60  # rows of a batch
-ROUNDS = 3
+ROUNDS = 5
 
 
 def measure() -> dict[str, float]:
-    """The ratio of both rates, the median of some rounds; without Mosquitto nothing."""
+    """The ratio of both rates, each the best of some rounds, for others only slow down; without Mosquitto nothing."""
     if not mosquitto.found():
         print("ingest: skipped, for Mosquitto is not installed")
         return {}
@@ -56,9 +56,8 @@ def _measure(rows: int, name: str) -> dict[str, float]:
         with tempfile.TemporaryDirectory(prefix="skerry-") as folder:
             bare, ours = _bare(Path(folder), batches), asyncio.run(_through_broker(Path(folder), batches))
             rates.append((bare, ours))
-    bare, ours = rows * np.median(rates, axis=0)
-    ratio = float(np.median([ours / bare for bare, ours in rates]))
-    return {f"{name}ingest_ratio": ratio, f"{name}ingest_rows_s": float(ours), f"{name}bare_rows_s": float(bare)}
+    bare, ours = map(float, rows * np.max(rates, axis=0))
+    return {f"{name}ingest_ratio": ours / bare, f"{name}ingest_rows_s": ours, f"{name}bare_rows_s": bare}
 
 
 def _batches(rows: int) -> list[bytes]:
