@@ -11,7 +11,7 @@ from skerry_cloud.keys import Keys
 from skerry_cloud.store import Assignment, Bundle, Dataset, Device, Event, Installed, Release, Rollout, Run, Store
 from skerry_shared import release, signing, wire
 from skerry_shared.errors import NotFoundError, StateError, UsageError
-from skerry_shared.release import Lineage, Manifest, Measured, Signed, Target
+from skerry_shared.release import Channel, Lineage, Manifest, Measured, Signed, Target
 from skerry_shared.states import Update
 
 NOW = 1_800_000_000.0
@@ -21,7 +21,8 @@ origins = itertools.count()
 
 def manifest(number: int) -> Manifest:
     measured, lineage = Measured(1, 1, 1, 0), Lineage(1, "", 1, "")
-    return Manifest("w", number, "o", ("a", "b"), (), (), TARGET, measured, lineage, (), 0.1, "m")
+    baseline = (Channel("x", (0.5,), (number, 1, 0)),)
+    return Manifest("w", number, "o", ("a", "b"), (), (), TARGET, measured, lineage, baseline, 0.1, "m")
 
 
 async def publish(store: Store, number: int, workload: str = "w") -> None:
@@ -106,6 +107,19 @@ def test_a_rollout_goes_canary_first_and_ends_done(with_store: Callable[[Any], N
         await fleet.director.tick(NOW)
         assert (await fleet.store.get(Rollout, rollout.id)).state == "done"
         assert set((await fleet.running("w")).values()) == {1}
+
+    tell(with_store, fleet_keys, story)
+
+
+def test_what_a_device_counts_is_told_by_the_bundle_for_its_profile(
+    with_store: Callable[[Any], None], fleet_keys: Keys
+) -> None:
+    async def story(fleet: Fleet) -> None:
+        for number in (1, 2):
+            assert await fleet.director.channels("edge-0", "w", number) == manifest(number).baseline
+        for unknown in (("edge-0", "w", 3), ("edge-0", "gossip", 1), ("edge-9", "w", 1)):
+            with pytest.raises(NotFoundError):
+                await fleet.director.channels(*unknown)
 
     tell(with_store, fleet_keys, story)
 

@@ -282,6 +282,53 @@ def test_a_commit_cut_between_tables_loses_and_repeats_nothing(fail_at: int, res
     asyncio.run(run())
 
 
+class SlowLake(Lake):
+    """Its first append waits, and then fails."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.waiting, self.go_on = threading.Event(), threading.Event()
+
+    def append(self, table: str, rows: pa.Table, watermarks: Any) -> None:
+        if not self.go_on.is_set():
+            self.waiting.set()
+            self.go_on.wait(20)
+            raise OSError("no space left on device")
+        super().append(table, rows, watermarks)
+
+
+def test_what_was_opened_while_a_commit_failed_is_not_acknowledged_before_it_comes_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = threading.Event()
+    open_some = Ingest._open_some
+
+    def watched(ingest: Ingest, messages: Any) -> Any:
+        group = open_some(ingest, messages)
+        if any(batch.counter == 3 for batch in group.batches):
+            opened.set()
+        return group
+
+    async def run() -> None:
+        a = device("a")
+        ups = [opening(a), labels(a, "p1"), labels(a, "p2"), labels(a, "p3")]
+        lake = SlowLake(tmp_path / "lake")
+        async with cloud_of(tmp_path, lake) as cloud:
+            await cloud.take(a, *ups[:3])
+            assert await asyncio.to_thread(lake.waiting.wait, 20)
+            await cloud.take(a, ups[3])
+            assert await asyncio.to_thread(opened.wait, 20)
+            assert cloud.acks == []
+            lake.go_on.set()
+            await cloud.take(a, ups[0])  # the device comes again, with the opening first
+            await cloud.take(a, *ups[1:])
+            await cloud.acknowledged(a, 3)
+            assert cloud.ids() == ["p1", "p2", "p3"]
+
+    monkeypatch.setattr(Ingest, "_open_some", watched)
+    asyncio.run(run())
+
+
 def test_what_does_not_fit_is_quarantined_and_refused(tmp_path: Path) -> None:
     async def run() -> None:
         async with cloud_of(tmp_path) as cloud:
