@@ -30,6 +30,7 @@ ROWS = 1 << 16  # in a batch; a device sends some thousand late labels at most
 WINDOWS = 64  # likewise; a device sends one, and each becomes many rows
 TEXT = 4096  # bytes of a string: 1024 characters, whatever they are
 LONG_TEXT = 1 << 16  # bytes of a reason or a fault
+BINS = 1 << 16  # of a list of counts
 END_OF_TIME = 253_402_300_800.0  # Unix seconds; from the year 10000 on there are no dates
 SUBJECTS = ("update", "agent", "runtime")  # what a device may report events of; others are the cloud's own
 
@@ -223,6 +224,12 @@ def _is_count(column: pa.ChunkedArray) -> bool:
     return _all(pc.and_(pc.greater_equal(column, 0), pc.less_equal(column, MOST)))
 
 
+def _are_counts(column: pa.ChunkedArray) -> bool:
+    flat = column.combine_chunks().flatten()
+    within = pc.and_(pc.greater_equal(flat, 0), pc.less_equal(flat, MOST))
+    return _all(within) and _all(pc.less_equal(pc.list_value_length(column), BINS))
+
+
 def _is_subject(column: pa.ChunkedArray) -> bool:
     return _all(pc.is_in(column, pa.array(SUBJECTS)))
 
@@ -244,6 +251,7 @@ RULES: dict[str, Rule] = {
     "release": _is_number,
     "rollout": _is_number,
     "champion": _is_number,
+    "counts": _are_counts,
     **dict.fromkeys(
         ("waited", "shared", "shed", "expired", "refused", "compared", "agreed", "failed", "batches"), _is_count
     ),
