@@ -96,9 +96,11 @@ class Cloud:
     acks: list[tuple[str, Ack]] = field(default_factory=list)
     told: list[tuple[str, int]] = field(default_factory=list)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+    asked: list[tuple[str, int]] = field(default_factory=list)  # models whose channels ingest asked for
     fails: dict[str, Exception] = field(default_factory=dict)  # a table's listeners, or "acknowledge"
 
     async def channels(self, device: str, workload: str, release: int) -> Sequence[Channel]:
+        self.asked.append((workload, release))
         if (workload, release) != ("w", 1):
             raise NotFoundError(f"bundle: no {workload}/{release}")
         return CHANNELS
@@ -458,17 +460,21 @@ def test_windows_of_a_release_that_is_not_known_are_quarantined(tmp_path: Path) 
         async with cloud_of(tmp_path) as cloud:
             a = device("a")
             unknown = pack(encode("windows", ROWS["windows"] | {"release": [2]}))
-            nameless = pack(encode("windows", ROWS["windows"] | {"workload": ["\0"]}))
+            odd = [
+                pack(written(pa.table(ROWS["windows"] | change, schema=columns("windows"))))
+                for change in ({"workload": ["\0"]}, {"workload": [None]}, {"release": [None]}, {"release": [1 << 40]})
+            ]
             known = pack(encode("windows", ROWS["windows"]))
-            payloads = (known, unknown, nameless, known)
+            payloads = (known, unknown, *odd, known)
             await cloud.take(a, opening(a), *(sealed(a, "windows", payload) for payload in payloads))
-            await cloud.acknowledged(a, 4)
+            await cloud.acknowledged(a, 7)
             kept = cloud.lake.scan(QUARANTINE).sort_by("counter")
-            assert kept["payload"].to_pylist() == [unknown, nameless]
+            assert kept["payload"].to_pylist() == [unknown, *odd]
+            assert all(0 <= release < 1 << 31 and workload == "w" for workload, release in cloud.asked)
             assert kept["reason"].to_pylist()[0] == "windows.release: w/2 has no bundle here for this device"
             rows = cloud.lake.scan("windows").sort_by([("counter", "ascending"), ("row", "ascending")])
             assert rows.select(list(KEPT)).to_pydict() == {name: column * 2 for name, column in KEPT.items()}
-            assert rows["row"].to_pylist() == [0, 1, 0, 1] and rows["counter"].to_pylist() == [1, 1, 4, 4]
+            assert rows["row"].to_pylist() == [0, 1, 0, 1] and rows["counter"].to_pylist() == [1, 1, 7, 7]
 
     asyncio.run(run())
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from skerry_cloud.ingest import windows
 from skerry_cloud.ingest.lake import QUARANTINE, columns, schema
 from skerry_shared.errors import InputError
+from skerry_shared.identity import NAME
 from skerry_shared.release import Channel
 from skerry_shared.telemetry import CLASSES, DEFAULTS, TABLES, Header, unpack
 from skerry_shared.windows import MOST
@@ -27,6 +28,7 @@ from skerry_shared.windows import MOST
 REASON = 500  # characters of why a batch was refused
 
 ROWS = 1 << 16  # in a batch; a device sends some thousand late labels at most
+RELEASES = 1 << 31  # of a workload, at most
 WINDOWS = 64  # likewise; a device sends one, and each becomes many rows
 TEXT = 4096  # bytes of a string: 1024 characters, whatever they are
 LONG_TEXT = 1 << 16  # bytes of a reason or a fault
@@ -50,7 +52,7 @@ class Told:
 
     @property
     def models(self) -> frozenset[Model]:
-        """Whose windows these are."""
+        """Whose windows these are, as far as they can be any's."""
         if self.header.table != "windows":
             return frozenset()
         return frozenset(model for rows in self.rows for model in _models(rows))
@@ -143,7 +145,10 @@ def _filled(table: str, rows: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def _models(rows: pa.RecordBatch) -> Iterator[Model]:
-    return zip(rows["workload"].to_pylist(), rows["release"].to_pylist(), strict=True)
+    """Those that there may be; to ask for others could be more than a database bears."""
+    for workload, release in zip(rows["workload"].to_pylist(), rows["release"].to_pylist(), strict=True):
+        if workload is not None and NAME.fullmatch(workload) and release is not None and 0 <= release < RELEASES:
+            yield workload, release
 
 
 def _check_message(table: str, message: pa.ipc.Message) -> None:

@@ -33,8 +33,7 @@ from skerry_cloud.ingest.batches import Model, Told
 from skerry_cloud.ingest.lake import QUARANTINE, Lake, schema
 from skerry_cloud.ingest.sessions import Sessions
 from skerry_shared import wire
-from skerry_shared.errors import SignatureError, SkerryError, TrustError, UsageError
-from skerry_shared.identity import check_name
+from skerry_shared.errors import NotFoundError, SignatureError, SkerryError, TrustError
 from skerry_shared.release import Channel
 from skerry_shared.sealing import IngestKey, Opener
 from skerry_shared.telemetry import TABLES, Ack, Down, Header, Sealed, Session, SignedSession, Up
@@ -293,8 +292,7 @@ class Ingest:
         for batch in group:
             known = batch.session.channels
             for model in (batch.told.models if batch.told else frozenset()) - known.keys():
-                with suppress(UsageError):  # no such name, or not known: NotFoundError is one
-                    check_name("workload", model[0])
+                with suppress(NotFoundError):
                     known[model] = await self._channels(batch.header.device, *model)
 
     async def _commit(self, group: list[_Batch]) -> None:
