@@ -167,7 +167,6 @@ class Ingest:
                         settling = asyncio.ensure_future(self._settle(group))
                     else:
                         self._forget(group)
-                        settling = asyncio.ensure_future(self._settle(_Group()))
         finally:
             settling.cancel()
 
