@@ -9,6 +9,7 @@ fails to take is logged and confirmed: else it would take up room for ever. Its 
 import asyncio
 import logging
 import ssl
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -129,10 +130,9 @@ class _Connection:
         self._topics = [(topic(fleet, "+", leaf), 1) for leaf in ("up", "status")]
         self.client.on_connect = self._connected
         self.client.on_subscribe = lambda _c, _u, _m, codes, _p: self._post(self._answered, codes)
-        self.client.on_disconnect = lambda _c, _u, _f, _r, _p: self._post(self.events.put_nowait, _Event(self._number))
-        self.client.on_message = lambda _c, _u, message: self._post(
-            self.events.put_nowait, _Event(self._number, message)
-        )
+        self.client.on_disconnect = lambda _c, _u, _f, _r, _p: self._saw(None)
+        self.client.on_message = lambda _c, _u, message: self._saw(message)
+        self._seen = deque[_Event]()  # of which the loop does not know yet
 
     async def open(self, host: str, port: int) -> None:
         """Raises LinkError if the broker cannot be reached or does not want us."""
@@ -171,6 +171,16 @@ class _Connection:
             self._ready.set_result(bad)
         elif bad:
             log.error("mqtt: the broker refuses us: %s", bad)
+
+    def _saw(self, message: MQTTMessage | None) -> None:
+        """Wake the loop once for all that comes until it looks."""
+        self._seen.append(_Event(self._number, message))
+        if len(self._seen) == 1:
+            self._post(self._look)
+
+    def _look(self) -> None:
+        while self._seen:
+            self.events.put_nowait(self._seen.popleft())
 
     def _post(self, handle: Callable[..., None], *values: Any) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody is left to tell
