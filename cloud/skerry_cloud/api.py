@@ -507,12 +507,12 @@ class _Api:
         alarm = await self._s.store.get(Alarm, request.path_params["alarm"])
         count = _count(request.query_params.get("count", "10"))
         since, manifest = dict.fromkeys(alarm.devices, alarm.raised), await self._manifest(alarm)
-        rows = await asyncio.to_thread(unlabelled, self._s.lake, alarm.workload, since, count)
+        spec = manifest.inputs[0]
+        rows = await asyncio.to_thread(unlabelled, self._s.lake, alarm.workload, since, spec, count)
         samples = [
-            row | {"input": base64.b64encode(row["input"]).decode(), "answer": manifest.labels[row["answer"]]}
+            row | {"input": base64.b64encode(row["input"].tobytes()).decode(), "answer": manifest.labels[row["answer"]]}
             for row in rows
         ]
-        spec = manifest.inputs[0]
         answer = {"labels": manifest.labels, "dtype": spec.dtype, "shape": spec.shape[1:], "samples": samples}
         return JSONResponse(answer)
 
@@ -537,7 +537,7 @@ class _Api:
         )
         samples = await self._s.labelled(alarm.workload, since)
         mine = samples.releases == alarm.release
-        now = proven(samples.right[mine], samples.probabilities[mine], ALPHA)
+        now = proven(samples.right[mine], samples.probabilities[mine], samples.audits[mine], ALPHA)
         return {"before": before, "now": _figures(now), "guess": _figures(guess)}
 
     async def _manifest(self, alarm: Alarm) -> Manifest:

@@ -5,14 +5,16 @@ somebody else's word. A batch is taken whole or not at all.
 """
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from skerry_cloud.ingest.lake import QUARANTINE, columns, schema
+from skerry_shared import latency
 from skerry_shared.errors import InputError
-from skerry_shared.telemetry import CLASSES, MAX_BATCH, TABLES, Header, unpack
+from skerry_shared.inputs import ENCODINGS
+from skerry_shared.telemetry import CLASSES, MAX_BATCH, NO_HEAT, STRATA, TABLES, Header, unpack
 
 REASON = 500  # characters of why a batch was refused
 
@@ -43,6 +45,8 @@ def read(header: Header, payload: bytes, received: float) -> pa.Table:
             raise InputError(f"{header.table}.{name}: a value is not possible, or too long")
     if "start" in told.column_names and not _all(pc.less_equal(told["start"], told["end"])):
         raise InputError(f"{header.table}.end: before start")
+    if "audit" in told.column_names and not _all(pc.less_equal(told["audit"], told["probability"])):
+        raise InputError(f"{header.table}.audit: above probability")
     return _with_origin(told.cast(columns(header.table)), header, received)
 
 
@@ -144,12 +148,17 @@ def _are_counts(column: pa.ChunkedArray) -> bool:
     return _all(within) and _all(pc.less_equal(pc.list_value_length(column), BINS))
 
 
-def _is_subject(column: pa.ChunkedArray) -> bool:
-    return _all(pc.is_in(column, pa.array(SUBJECTS)))
+def _is_heat(column: pa.ChunkedArray) -> bool:
+    return _all(pc.and_(pc.greater_equal(column, NO_HEAT), pc.is_finite(column)))
 
 
-def _is_class(column: pa.ChunkedArray) -> bool:
-    return _all(pc.is_in(column, pa.array(list(CLASSES))))
+def _is_latency(column: pa.ChunkedArray) -> bool:
+    return _are_counts(column) and _all(pc.equal(pc.list_value_length(column), latency.BINS))
+
+
+def _one_of(words: Iterable[str]) -> Rule:
+    known = pa.array(list(words))
+    return lambda column: _all(pc.is_in(column, known))
 
 
 def _all(holds: pa.ChunkedArray) -> bool:
@@ -162,18 +171,36 @@ RULES: dict[str, Rule] = {
     "start": _is_time,
     "end": _is_time,
     "probability": _is_probability,
+    "audit": _is_probability,
+    "stratum": _one_of(STRATA),
+    "encoding": _one_of(ENCODINGS),
     "release": _is_number,
     "rollout": _is_number,
     "champion": _is_number,
     "counts": _are_counts,
+    "latency": _is_latency,
     **dict.fromkeys(
-        ("waited", "shared", "shed", "expired", "refused", "compared", "agreed", "failed", "batches"), _is_count
+        (
+            "waited",
+            "shared",
+            "shed",
+            "expired",
+            "refused",
+            "compared",
+            "agreed",
+            "failed",
+            "answered",
+            "errors",
+            "batches",
+        ),
+        _is_count,
     ),
     **dict.fromkeys(("shift", "agreement_low", "agreement_high"), _is_share),
-    **dict.fromkeys(("max_diff", "p50_ms", "load_ms", "memory_mb"), _is_amount),
+    **dict.fromkeys(("max_diff", "p50_ms", "load_ms", "memory_mb", "throttled_s"), _is_amount),
+    "hottest_c": _is_heat,
     "job": _is_number,
-    "subject": _is_subject,
-    "class": _is_class,
+    "subject": _one_of(SUBJECTS),
+    "class": _one_of(CLASSES),
 }
 
 

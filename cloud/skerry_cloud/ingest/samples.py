@@ -1,7 +1,7 @@
 """What is in the lake: how much of whom, and sampled inputs joined with the truth that came later."""
 
+import contextlib
 import hashlib
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,11 +12,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from skerry_cloud.ingest.lake import Lake, schema
+from skerry_shared.errors import InputError
+from skerry_shared.inputs import decoded
 from skerry_shared.release import TensorSpec
 from skerry_shared.telemetry import TABLES
 
 LOAD = ("waited", "shared", "shed", "expired", "refused")  # counts of table "load"
-SAMPLE = ("device", "time", "prediction_id", "release", "scores", "probability")
+SAMPLE = ("device", "time", "prediction_id", "release", "input", "encoding", "scores", "probability", "audit")
 PEOPLE = "people"  # session, and watermark, of labels that no device sent
 
 
@@ -24,8 +26,8 @@ PEOPLE = "people"  # session, and watermark, of labels that no device sent
 class Labelled:
     """n inputs (n × the raw shape), their labels as places in the workload's ``labels``, and their devices.
 
-    Beside them the releases that answered, whether they were right, and the probability of each sample's inclusion, in
-    the order of the samples' times.
+    Beside them the releases that answered, whether they were right, the probability of each sample's inclusion, and of
+    any answer's at that time, at least; in the order of the samples' times.
     """
 
     inputs: NDArray[np.generic]
@@ -34,6 +36,7 @@ class Labelled:
     releases: NDArray[np.int64]
     right: NDArray[np.bool_]
     probabilities: NDArray[np.float64]
+    audits: NDArray[np.float64]
 
 
 def labelled(
@@ -45,7 +48,7 @@ def labelled(
     """
     mine = pc.field("device").isin(list(since))
     wanted = mine & (pc.field("workload") == workload) & (pc.field("time") >= min(since.values()))
-    samples = lake.scan("samples", [*SAMPLE, "input"], wanted).sort_by("time")
+    samples = lake.scan("samples", SAMPLE, wanted).sort_by("time")
     truths = lake.scan("labels", ["device", "prediction_id", "label", "time"], mine).sort_by("time")
     places = {label: place for place, label in enumerate(labels)}
     truth = {
@@ -53,29 +56,27 @@ def labelled(
         for row in truths.to_pylist()
         if row["label"] in places
     }
-    size = np.dtype(spec.dtype).itemsize * math.prod(spec.shape[1:])  # a release before may have taken another input
     known = [
-        row
-        for row in samples.to_pylist()
-        if row["time"] >= since[row["device"]]
-        and (row["device"], row["prediction_id"]) in truth
-        and len(row["input"]) == size
+        row for row in _readable(samples.to_pylist(), since, spec) if (row["device"], row["prediction_id"]) in truth
     ]
     told = np.array([truth[row["device"], row["prediction_id"]] for row in known], dtype=np.int64)
     return Labelled(
-        _inputs([row["input"] for row in known], spec),
+        np.concatenate([np.empty((0, *spec.shape[1:]), spec.dtype), *(row["input"] for row in known)]),
         told,
         [row["device"] for row in known],
         np.array([row["release"] for row in known], dtype=np.int64),
         np.array([_top(row["scores"]) for row in known], dtype=np.int64) == told,
         np.array([row["probability"] for row in known], dtype=np.float64),
+        np.array([row["audit"] for row in known], dtype=np.float64),
     )
 
 
-def unlabelled(lake: Lake, workload: str, since: Mapping[str, float], count: int) -> list[dict[str, Any]]:
+def unlabelled(
+    lake: Lake, workload: str, since: Mapping[str, float], spec: TensorSpec, count: int
+) -> list[dict[str, Any]]:
     """Up to ``count`` samples of these devices, each since its own time, that nobody labelled yet, drawn at random.
 
-    Of each its device, time, prediction_id, release, input (bytes) and ``answer``: the place of the top class.
+    Of each its device, time, prediction_id, release, input (a batch of one) and ``answer``: the place of the top class.
     """
     mine = pc.field("device").isin(list(since))
     wanted = mine & (pc.field("workload") == workload) & (pc.field("time") >= min(since.values()))
@@ -83,20 +84,24 @@ def unlabelled(lake: Lake, workload: str, since: Mapping[str, float], count: int
     known = {(row["device"], row["prediction_id"]) for row in told}
     rows = [
         row
-        for row in lake.scan("samples", [*SAMPLE, "input"], wanted).to_pylist()
-        if row["time"] >= since[row["device"]] and (row["device"], row["prediction_id"]) not in known
+        for row in _readable(lake.scan("samples", SAMPLE, wanted).to_pylist(), since, spec)
+        if (row["device"], row["prediction_id"]) not in known
     ]
     rows.sort(key=lambda row: hashlib.sha256(f"{row['device']}/{row['prediction_id']}".encode()).digest())
     columns = ("device", "time", "prediction_id", "release", "input")
     return [{**{name: row[name] for name in columns}, "answer": _top(row["scores"])} for row in rows[:count]]
 
 
-def confidences(lake: Lake, workload: str, release: int, since: Mapping[str, float]) -> NDArray[np.float64]:
-    """The top score of every sample of this release on these devices, each since its own time."""
+def confidences(
+    lake: Lake, workload: str, release: int, since: Mapping[str, float]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The top score and the probability of every sample of this release on these devices, each since its own time."""
     mine = pc.field("device").isin(list(since)) & (pc.field("workload") == workload)
-    rows = lake.scan("samples", ["device", "time", "scores"], mine & (pc.field("release") == release)).to_pylist()
-    tops = [np.frombuffer(row["scores"], np.float32).max() for row in rows if row["time"] >= since[row["device"]]]
-    return np.array(tops, dtype=np.float64)
+    columns = ["device", "time", "scores", "probability"]
+    rows = lake.scan("samples", columns, mine & (pc.field("release") == release)).to_pylist()
+    late = [row for row in rows if row["time"] >= since[row["device"]]]
+    tops = [np.frombuffer(row["scores"], np.float32).max() for row in late]
+    return np.array(tops, dtype=np.float64), np.array([row["probability"] for row in late], dtype=np.float64)
 
 
 def add_labels(lake: Lake, labels: Sequence[tuple[str, str, str]], now: float) -> None:
@@ -143,5 +148,9 @@ def _overload(lake: Lake) -> Iterator[tuple[str, dict[str, Any]]]:
         yield row["device"], {"workload": row["workload"], "release": row["release"], **counts, "until": row["end_max"]}
 
 
-def _inputs(raw: Sequence[bytes], spec: TensorSpec) -> NDArray[np.generic]:
-    return np.frombuffer(b"".join(raw), dtype=spec.dtype).reshape(-1, *spec.shape[1:])
+def _readable(rows: Sequence[dict[str, Any]], since: Mapping[str, float], spec: TensorSpec) -> Iterator[dict[str, Any]]:
+    """Rows since each device's time, with their inputs as batches of one; a release before may have taken others."""
+    for row in rows:
+        if row["time"] >= since[row["device"]]:
+            with contextlib.suppress(InputError):
+                yield row | {"input": decoded(row["input"], row["encoding"], spec)}

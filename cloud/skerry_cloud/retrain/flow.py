@@ -54,7 +54,7 @@ ALPHA = 0.05  # probability that harm is stated where there is none, however oft
 
 class Samples(Protocol):
     """Labelled inputs from the field: n × raw shape, int64 label places, and the device that each came from; which
-    release answered, whether it was right, and the probability of the sample's inclusion."""
+    release answered, whether it was right, the probability of the sample's inclusion, and of any answer's then."""
 
     @property
     def inputs(self) -> NDArray[np.generic]: ...  # noqa: D102
@@ -68,6 +68,8 @@ class Samples(Protocol):
     def right(self) -> NDArray[np.bool_]: ...  # noqa: D102
     @property
     def probabilities(self) -> NDArray[np.float64]: ...  # noqa: D102
+    @property
+    def audits(self) -> NDArray[np.float64]: ...  # noqa: D102
 
 
 class Judged(Protocol):
@@ -219,11 +221,10 @@ class Retrainer:
         release = await self._store.get(Release, alarm.workload, alarm.release)
         before = (await self._store.get(Run, release.run)).accuracy
         if samples is None:
-            return Cohort(alarm.name or alarm.level, before, proven([], [], ALPHA))
+            return Cohort(alarm.name or alarm.level, before, proven([], [], [], ALPHA))
         mine = np.isin(np.array(samples.sources, dtype=np.str_), alarm.devices) & (samples.releases == alarm.release)
-        return Cohort(
-            alarm.name or alarm.level, before, proven(samples.right[mine], samples.probabilities[mine], ALPHA)
-        )
+        now = proven(samples.right[mine], samples.probabilities[mine], samples.audits[mine], ALPHA)
+        return Cohort(alarm.name or alarm.level, before, now)
 
     async def _spent(self, workload: str, now: float) -> Spent:
         month = await self._store.all(select(Retraining).where(Retraining.began >= month_began(now)))
