@@ -33,6 +33,7 @@ class Samples:
     releases: np.ndarray[Any, Any]
     right: np.ndarray[Any, Any]
     probabilities: np.ndarray[Any, Any]
+    audits: np.ndarray[Any, Any]
 
 
 class Steps:
@@ -128,7 +129,7 @@ class World:
         assert (workload, since) == ("w", self.since)
         size, wrong = self.labels, np.zeros(self.labels, bool)
         ones = np.ones(size)
-        return Samples(np.zeros((size, 2)), np.arange(size), ["edge-1"] * size, ones.astype(int), wrong, ones)
+        return Samples(np.zeros((size, 2)), np.arange(size), ["edge-1"] * size, ones.astype(int), wrong, ones, ones)
 
     async def _estimate(self, workload: str, release: int, since: Mapping[str, float]) -> Accuracy:
         assert (workload, release, since) == ("w", 1, self.since)

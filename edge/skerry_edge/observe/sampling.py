@@ -92,4 +92,5 @@ def _unsure(confidence: Channel) -> float:
 
 
 def _rare(counts: NDArray[np.float64]) -> list[bool]:
-    return [count < SELDOM * counts.mean() for count in counts]
+    found: list[bool] = (counts < SELDOM * counts.mean()).tolist()
+    return found
