@@ -40,7 +40,7 @@ from skerry_cloud.fleet.enrolment import Request as EnrolRequest
 from skerry_cloud.ingest.lake import Lake
 from skerry_cloud.ingest.quarantine import quarantined
 from skerry_cloud.ingest.query import query
-from skerry_cloud.ingest.samples import Labelled, add_labels, summary, unlabelled
+from skerry_cloud.ingest.samples import Labelled, add_labels, served, summary, unlabelled
 from skerry_cloud.ingest.upkeep import Upkeep
 from skerry_cloud.job import Progress, Report
 from skerry_cloud.learning import Learning
@@ -79,6 +79,7 @@ SUFFIXES = tuple(Path(name).suffix for name in runs.FILES.values())  # of models
 ARROW = "application/vnd.apache.arrow.stream"
 MAX_BODY = 1 << 20  # bytes, of JSON; a model may have as many as a bundle's member
 QUERIES = 2  # of the lake at a time, others wait: ingest needs a processor as well
+DAY = 86_400.0  # seconds
 MAX_LABELS = 200  # asked for of an alarm: they give an accuracy to 2 or 3 points
 STATUS: dict[type[errors.SkerryError], int] = {
     errors.NotFoundError: 404,
@@ -414,7 +415,9 @@ class _Api:
         installed = select(Installed).where(Installed.device == device.name).order_by(Installed.workload)
         history = select(Assignment).where(Assignment.device == device.name).order_by(Assignment.counter)
         told = [plain(row) for row in await self._s.store.all(history)]
-        return JSONResponse(_device(device, await self._s.store.all(installed)) | {"assignments": told})
+        service = await asyncio.to_thread(served, self._s.lake, device.name, time.time() - DAY)
+        document = _device(device, await self._s.store.all(installed))
+        return JSONResponse(document | {"assignments": told, "service": service})
 
     async def drop(self, request: Request) -> Response:
         asked, name = await self._asked(DropRequest, request), request.path_params["name"]

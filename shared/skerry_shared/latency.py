@@ -17,8 +17,8 @@ def count(seconds: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def quantile_s(counts: NDArray[np.int64], q: float) -> float:
-    """Seconds within which the share ``q`` of what was counted came; 0 where nothing was, infinite above the bins."""
+    """Seconds within which the share ``q`` of what was counted came, the last edge at most; 0 where nothing was."""
     if not counts.sum():
         return 0.0
     place = int(np.searchsorted(counts.cumsum(), q * counts.sum()))
-    return float(EDGES_S[place]) if place < len(EDGES_S) else float("inf")
+    return float(EDGES_S[min(place, len(EDGES_S) - 1)])

@@ -3,10 +3,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
 from skerry_cloud.ingest.lake import Lake, schema
-from skerry_cloud.ingest.samples import add_labels, confidences, labelled, summary, unlabelled
+from skerry_cloud.ingest.samples import add_labels, confidences, labelled, served, summary, unlabelled
+from skerry_shared import latency
 from skerry_shared.release import TensorSpec
+from skerry_shared.telemetry import NO_HEAT
 
 SPEC = TensorSpec("picture", "uint8", (-1, 2))
 LABELS = ("cat", "dog")
@@ -102,6 +105,25 @@ def test_confidences_are_the_top_scores_of_a_release_since_a_time(tmp_path: Path
     lake = lake_of(tmp_path, samples=[sample("a", "1", 10.0), sample("a", "2", 4.0), sample("b", "1", 10.0)])
     assert [found.tolist() for found in confidences(lake, "w", 1, {"a": 5.0})] == [[0.75], [0.5]]
     assert [found.tolist() for found in confidences(lake, "w", 2, {"a": 5.0})] == [[], []]
+
+
+def test_how_models_served_is_summed_up_by_model(tmp_path: Path) -> None:
+    def window(device: str, end: float, slow: int, heat: float, received: float = 100.0) -> dict[str, Any]:
+        counts = latency.count(np.array([0.001] * 98 + [0.5] * slow)).tolist()
+        return {"workload": "w", "release": 1, "start": end - 60, "end": end, "answered": 98 + slow, "errors": 1,
+                "latency": counts, "hottest_c": heat, "throttled_s": 5.0, "power_mode": f"{end:.0f}W", "device": device,
+                **ORIGIN, "received": received}  # fmt: skip
+
+    rows = [window("a", 120.0, 1, 40.0), window("a", 60.0, 4, 55.0), window("b", 60.0, 0, NO_HEAT)]
+    lake = lake_of(tmp_path, service=[*rows, window("a", 20.0, 100, 99.0, received=1.0)])
+    (a,), (b,) = served(lake, "a", 50.0), served(lake, "b", 50.0)
+    near = [pytest.approx(ms, rel=0.19) for ms in (1.0, 500.0)]
+    assert [a.pop("p50_ms"), a.pop("p99_ms")] == near
+    assert a == {
+        "workload": "w", "release": 1, "answered": 201, "errors": 2, "hottest_c": 55.0, "throttled_s": 10.0,
+        "power_mode": "120W", "until": 120.0,
+    }  # fmt: skip
+    assert (b["hottest_c"], b["answered"], served(lake, "c", 0.0)) == (None, 98, [])
 
 
 def test_the_summary_sums_up_overload_by_model(tmp_path: Path) -> None:

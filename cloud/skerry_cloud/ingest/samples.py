@@ -1,7 +1,8 @@
-"""What is in the lake: how much of whom, and sampled inputs joined with the truth that came later."""
+"""What is in the lake: how much of whom, how models served, and samples joined with the truth that came later."""
 
 import contextlib
 import hashlib
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +13,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from skerry_cloud.ingest.lake import Lake, schema
+from skerry_shared import latency
 from skerry_shared.errors import InputError
 from skerry_shared.inputs import decoded
 from skerry_shared.release import TensorSpec
-from skerry_shared.telemetry import TABLES
+from skerry_shared.telemetry import NO_HEAT, TABLES
 
 LOAD = ("waited", "shared", "shed", "expired", "refused")  # counts of table "load"
 SAMPLE = ("device", "time", "prediction_id", "release", "input", "encoding", "scores", "probability", "audit")
@@ -131,6 +133,32 @@ def summary(lake: Lake) -> list[dict[str, Any]]:
     for name, model in _overload(lake):
         found[name]["overload"].append(model)
     return [found[name] for name in sorted(found)]
+
+
+def served(lake: Lake, device: str, since: float) -> list[dict[str, Any]]:
+    """How each model served on a device, by what was received since then (Unix seconds).
+
+    Of each its examples answered, errors, quantiles of its latency (ms); the highest temperature of the board meanwhile,
+    None without a sensor, seconds throttled, last power mode; and until when.
+    """
+    wanted = (pc.field("device") == device) & (pc.field("received") >= since)
+    models = defaultdict[tuple[str, int], list[dict[str, Any]]](list)
+    for row in lake.scan("service", filter=wanted).sort_by("end").to_pylist():
+        models[row["workload"], row["release"]].append(row)
+    return [_served(rows) for _, rows in sorted(models.items())]
+
+
+def _served(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Of one model's windows, oldest first."""
+    last, counts = rows[-1], np.sum([row["latency"] for row in rows], axis=0)
+    hottest = max(row["hottest_c"] for row in rows)
+    return {
+        **{name: last[name] for name in ("workload", "release", "power_mode")},
+        **{name: sum(row[name] for row in rows) for name in ("answered", "errors", "throttled_s")},
+        **{f"p{q}_ms": latency.quantile_s(counts, q / 100) * 1e3 for q in (50, 99)},
+        "hottest_c": hottest if hottest > NO_HEAT else None,
+        "until": last["end"],
+    }
 
 
 def _top(scores: bytes) -> int:

@@ -61,8 +61,9 @@ def _batch(rng: np.random.Generator, place: int) -> bytes:
     columns: dict[str, list[Any]] = {
         "workload": ["pumps"] * ROWS, "release": [1] * ROWS, "time": [1.7e9 + place] * ROWS,
         "prediction_id": [f"{place * ROWS + row:024x}" for row in range(ROWS)],
-        "input": [row.tobytes() for row in inputs],
-        "scores": [row[:2].tobytes() for row in inputs], "probability": [0.1] * ROWS,
+        "input": [row.tobytes() for row in inputs], "encoding": ["float32"] * ROWS,
+        "scores": [row[:2].tobytes() for row in inputs], "stratum": ["audit"] * ROWS, "probability": [0.1] * ROWS,
+        "audit": [0.1] * ROWS,
     }  # fmt: skip
     return pack(encode("samples", columns))
 
