@@ -57,6 +57,7 @@ def test_samples_meet_their_late_labels_and_the_last_label_counts(tmp_path: Path
     found = labelled(lake, "w", {"a": 10.0, "b": 5.0}, SPEC, LABELS)
     got = sorted(zip(found.sources, map(bytes, found.inputs), found.labels.tolist(), strict=True))
     assert got == [("a", b"xy", 1), ("b", b"pq", 0)]
+    assert found.chosen.all()
     chances = found.probabilities, found.audits
     told = zip(found.sources, found.releases.tolist(), found.right.tolist(), *chances, strict=True)
     assert sorted(told) == [("a", 1, True, 0.5, 0.125), ("b", 1, False, 0.5, 0.125)]

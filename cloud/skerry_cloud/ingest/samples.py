@@ -17,10 +17,21 @@ from skerry_shared import latency
 from skerry_shared.errors import InputError
 from skerry_shared.inputs import decoded
 from skerry_shared.release import TensorSpec
-from skerry_shared.telemetry import NO_HEAT, TABLES
+from skerry_shared.telemetry import AUDIT, NO_HEAT, TABLES
 
 LOAD = ("waited", "shared", "shed", "expired", "refused")  # counts of table "load"
-SAMPLE = ("device", "time", "prediction_id", "release", "input", "encoding", "scores", "probability", "audit")
+SAMPLE = (
+    "device",
+    "time",
+    "prediction_id",
+    "release",
+    "input",
+    "encoding",
+    "scores",
+    "stratum",
+    "probability",
+    "audit",
+)
 PEOPLE = "people"  # session, and watermark, of labels that no device sent
 
 
@@ -29,7 +40,7 @@ class Labelled:
     """n inputs (n × the raw shape), their labels as places in the workload's ``labels``, and their devices.
 
     Beside them the releases that answered, whether they were right, the probability of each sample's inclusion, and of
-    any answer's at that time, at least; in the order of the samples' times.
+    any answer's at that time, at least, and whether it was chosen, not drawn at random; in the order of their times.
     """
 
     inputs: NDArray[np.generic]
@@ -39,6 +50,7 @@ class Labelled:
     right: NDArray[np.bool_]
     probabilities: NDArray[np.float64]
     audits: NDArray[np.float64]
+    chosen: NDArray[np.bool_]
 
 
 def labelled(
@@ -70,6 +82,7 @@ def labelled(
         np.array([_top(row["scores"]) for row in known], dtype=np.int64) == told,
         np.array([row["probability"] for row in known], dtype=np.float64),
         np.array([row["audit"] for row in known], dtype=np.float64),
+        np.array([row["stratum"] != AUDIT for row in known], dtype=np.bool_),
     )
 
 
@@ -138,8 +151,8 @@ def summary(lake: Lake) -> list[dict[str, Any]]:
 def served(lake: Lake, device: str, since: float) -> list[dict[str, Any]]:
     """How each model served on a device, by what was received since then (Unix seconds).
 
-    Of each its examples answered, errors, quantiles of its latency (ms); the highest temperature of the board meanwhile,
-    None without a sensor, seconds throttled, last power mode; and until when.
+    Of each its examples answered, errors, quantiles of its latency (ms); the highest temperature of the board meanwhile
+    (None without a sensor), seconds throttled, last power mode; and until when.
     """
     wanted = (pc.field("device") == device) & (pc.field("received") >= since)
     models = defaultdict[tuple[str, int], list[dict[str, Any]]](list)

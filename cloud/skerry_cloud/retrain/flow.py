@@ -54,7 +54,8 @@ ALPHA = 0.05  # probability that harm is stated where there is none, however oft
 
 class Samples(Protocol):
     """Labelled inputs from the field: n × raw shape, int64 label places, and the device that each came from; which
-    release answered, whether it was right, the probability of the sample's inclusion, and of any answer's then."""
+    release answered, whether it was right, the probability of the sample's inclusion, and of any answer's then; and
+    whether the sample was chosen, not drawn at random."""
 
     @property
     def inputs(self) -> NDArray[np.generic]: ...  # noqa: D102
@@ -70,6 +71,8 @@ class Samples(Protocol):
     def probabilities(self) -> NDArray[np.float64]: ...  # noqa: D102
     @property
     def audits(self) -> NDArray[np.float64]: ...  # noqa: D102
+    @property
+    def chosen(self) -> NDArray[np.bool_]: ...  # noqa: D102
 
 
 class Judged(Protocol):
@@ -366,7 +369,7 @@ class Retrainer:
         self._folder.mkdir(parents=True, exist_ok=True)
         content = io.BytesIO()
         sources = np.array([f"device:{name}" for name in samples.sources])
-        np.savez(content, inputs=samples.inputs, labels=samples.labels, sources=sources)
+        np.savez(content, inputs=samples.inputs, labels=samples.labels, sources=sources, chosen=samples.chosen)
         write_durably(self._file(workload), content.getvalue())
 
     def _report(self, progress: Progress) -> None:

@@ -21,10 +21,11 @@ def work(spec: IngestSpec, report: Report) -> None:
     if spec.samples:
         with np.load(spec.samples, allow_pickle=False) as file:
             examples, sources = Examples(file["inputs"], file["labels"]), file["sources"].tolist()
+            chosen = file["chosen"]
     else:
-        examples = workload.examples()
+        examples, chosen = workload.examples(), None
         sources = [datasets.REFERENCE] * len(examples)
     report(Progress("ingest", 1, 2, f"{len(examples)} examples"))
     parent = datasets.open_version(spec.datasets, spec.parent) if spec.parent else None
-    version = datasets.create(spec.datasets, workload, examples, sources, parent, created=spec.created)
+    version = datasets.create(spec.datasets, workload, examples, sources, parent, chosen=chosen, created=spec.created)
     report(Progress("ingest", 2, 2, f"version {version.info.version}: {version.info.counts}"))
