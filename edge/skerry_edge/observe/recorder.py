@@ -143,17 +143,19 @@ class Recorder:
         most = self._rate * MOST
         for i, name in enumerate(ids):
             if (drawn := self._draw()) < most:
-                (tensor,) = inputs.values()
-                self._consider(now, name, tensor[i], scores[i], drawn)
+                stratum = self._strata.of(scores[i])
+                if drawn < (probability := self._rate * FACTORS[stratum]):
+                    (tensor,) = inputs.values()
+                    why = telemetry.AUDIT if drawn < self._rate else stratum
+                    self._take_sample(now, name, tensor[i], scores[i], why, min(1.0, probability))
 
-    def _consider(self, now: float, name: str, example: NDArray[Any], scores: NDArray[Any], drawn: float) -> None:
-        rate, stratum = self._rate, self._strata.of(scores)
-        probability = min(1.0, rate * FACTORS[stratum])
-        if drawn >= probability or example.nbytes > LARGEST:
+    def _take_sample(
+        self, now: float, name: str, example: NDArray[Any], scores: NDArray[Any], stratum: str, probability: float
+    ) -> None:
+        if example.nbytes > LARGEST:
             return
-        why = telemetry.AUDIT if drawn < rate else stratum
         raw, answer = example.tobytes(), scores.astype(np.float32).tobytes()
-        self._samples.append((now, name, raw, example.dtype.name, answer, why, probability, rate))
+        self._samples.append((now, name, raw, example.dtype.name, answer, stratum, probability, self._rate))
         self._sample_bytes += example.nbytes
         if len(self._samples) >= SAMPLES or self._sample_bytes >= SAMPLE_BYTES:
             self._finish_samples()

@@ -47,7 +47,7 @@ class Strata:
         top = scores.argmax()
         if self._rare[top]:
             return RARE
-        return UNCERTAIN if scores[top] < self._unsure else AUDIT
+        return UNCERTAIN if scores.item(top) < self._unsure else AUDIT
 
     def saw(self, classes: NDArray[np.int64]) -> None:
         """So many more answers of each class (behind them may be other counts)."""
