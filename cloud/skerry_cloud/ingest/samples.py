@@ -53,12 +53,21 @@ class Labelled:
     chosen: NDArray[np.bool_]
 
 
+@dataclass(frozen=True)
+class Unlabelled:
+    """n inputs (n × the raw shape) whose truth nobody told, and their devices."""
+
+    inputs: NDArray[np.generic]
+    sources: Sequence[str]
+
+
 def labelled(
     lake: Lake, workload: str, since: Mapping[str, float], spec: TensorSpec, labels: Sequence[str]
 ) -> Labelled:
     """Samples of these devices, each since its own time (Unix seconds), that have a label; the last label counts.
 
-    A label that the workload does not know is as good as none.
+    A label that the workload does not know is as good as none; so is a sample of a release before that took another
+    input.
     """
     mine = pc.field("device").isin(list(since))
     wanted = mine & (pc.field("workload") == workload) & (pc.field("time") >= min(since.values()))
@@ -75,7 +84,7 @@ def labelled(
     ]
     told = np.array([truth[row["device"], row["prediction_id"]] for row in known], dtype=np.int64)
     return Labelled(
-        np.concatenate([np.empty((0, *spec.shape[1:]), spec.dtype), *(row["input"] for row in known)]),
+        _stacked([row["input"] for row in known], spec),
         told,
         [row["device"] for row in known],
         np.array([row["release"] for row in known], dtype=np.int64),
@@ -105,6 +114,14 @@ def unlabelled(
     rows.sort(key=lambda row: hashlib.sha256(f"{row['device']}/{row['prediction_id']}".encode()).digest())
     columns = ("device", "time", "prediction_id", "release", "input")
     return [{**{name: row[name] for name in columns}, "answer": _top(row["scores"])} for row in rows[:count]]
+
+
+def unlabelled_inputs(
+    lake: Lake, workload: str, since: Mapping[str, float], spec: TensorSpec, count: int
+) -> Unlabelled:
+    """As ``unlabelled``."""
+    rows = unlabelled(lake, workload, since, spec, count)
+    return Unlabelled(_stacked([row["input"] for row in rows], spec), [row["device"] for row in rows])
 
 
 def confidences(
@@ -195,3 +212,7 @@ def _readable(rows: Sequence[dict[str, Any]], since: Mapping[str, float], spec: 
         if row["time"] >= since[row["device"]]:
             with contextlib.suppress(InputError):
                 yield row | {"input": decoded(row["input"], row["encoding"], spec)}
+
+
+def _stacked(inputs: Sequence[NDArray[np.generic]], spec: TensorSpec) -> NDArray[np.generic]:
+    return np.concatenate([np.empty((0, *spec.shape[1:]), spec.dtype), *inputs])
