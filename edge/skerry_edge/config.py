@@ -125,7 +125,7 @@ class AgentConfig:
         if not 0 <= self.sample_rate <= 1 or self.window_s <= 0 or self.threads < 1 or self.spool_mb < 1:
             raise ValueError("needs sample_rate from 0 to 1, window_s > 0, threads >= 1, spool_mb >= 1")
         if self.sample_mb_day <= 0:
-            raise ValueError("sample_mb_day: needs more than 0; sample_rate = 0 samples nothing")
+            raise ValueError("sample_mb_day: needs a number above 0; for no samples at all set sample_rate = 0")
         if self.drain_kbps < 1:
             raise ValueError("drain_kbps: needs 1 or more")
         if len(set(self.providers)) < len(self.providers) or self.model_mb < 1 or self.models_mb < 0:

@@ -201,6 +201,8 @@ def test_a_days_work(machine: Machine, agent: subprocess.Popen[str], pictures: C
         c for c, name in zip(told["windows"]["counts"], told["windows"]["channel"], strict=True) if name == "brightness"
     ]
     assert sum(map(sum, brightness)) == 12
+    served = told["service"]
+    assert (sum(served["answered"]), sum(map(sum, served["latency"])), set(served["errors"])) == (12, 3, {0})
     assert len(told["samples"]["input"]) == 12
     assert set(told["samples"]["input"]) == {image.tobytes() for image in images}
     assert (told["labels"]["prediction_id"], told["labels"]["label"]) == ([inside.ids[0]], ["left"])

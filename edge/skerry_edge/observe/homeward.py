@@ -39,7 +39,7 @@ class Homeward:
         if len(workloads := set(rows["workload"])) != 1:
             raise InputError(f"samples: workload: a batch is about one, not about {len(workloads)}")
         if self._reduced:
-            payload = _packed(_reduced(rows))
+            payload = _packed(rows := _shortened(rows))
         with self._lock:
             budget = self._budget(workloads.pop())
             share = budget.share(len(payload), self._timer())
@@ -67,11 +67,10 @@ class Homeward:
         return thinned | {name: [value * share for value in thinned[name]] for name in ("probability", "audit")}
 
 
-def _reduced(rows: Rows) -> Rows:
-    """In place."""
+def _shortened(rows: Rows) -> Rows:
+    """The same rows, with their inputs in fewer bits."""
     short = [lossy(raw, encoding) for raw, encoding in zip(rows["input"], rows["encoding"], strict=True)]
-    rows["input"], rows["encoding"] = [raw for raw, _ in short], [encoding for _, encoding in short]
-    return rows
+    return rows | {"input": [raw for raw, _ in short], "encoding": [encoding for _, encoding in short]}
 
 
 def _packed(rows: Rows) -> bytes:
