@@ -27,7 +27,7 @@ USUAL, LIVE = 1_000, 100_000  # answers that the reference's classes count as; a
 
 DAY_S = 86_400.0
 AT_ONCE = 1 / 4  # of a day's bytes may go in a moment; the others come in evenly
-MEMORY_S = 600.0  # in which what is above the reserve would be spent; after which what was offered counts 1/e
+MEMORY_S = DAY_S / 8  # in which what is above the reserve would be spent; after which what was offered counts 1/e
 LEAST = 0.1  # of what comes in is spent even below the reserve, so that every sample has a chance
 
 
