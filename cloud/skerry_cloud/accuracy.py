@@ -20,5 +20,5 @@ async def estimate(
     before = (await store.get(Run, (await store.get(Release, workload, release)).run)).accuracy
     channels = await normal(next(iter(since)), workload, release)
     usual = next(channel for channel in channels if channel.name == CONFIDENCE)
-    tops = await asyncio.to_thread(confidences, lake, workload, release, since)
-    return before, guessed(before, usual, tops)
+    tops, probabilities = await asyncio.to_thread(confidences, lake, workload, release, since)
+    return before, guessed(before, usual, tops, probabilities)

@@ -40,7 +40,7 @@ from skerry_cloud.fleet.enrolment import Request as EnrolRequest
 from skerry_cloud.ingest.lake import Lake
 from skerry_cloud.ingest.quarantine import quarantined
 from skerry_cloud.ingest.query import query
-from skerry_cloud.ingest.samples import Labelled, add_labels, summary, unlabelled
+from skerry_cloud.ingest.samples import Labelled, add_labels, served, summary, unlabelled
 from skerry_cloud.ingest.upkeep import Upkeep
 from skerry_cloud.job import Progress, Report
 from skerry_cloud.learning import Learning
@@ -79,6 +79,7 @@ SUFFIXES = tuple(Path(name).suffix for name in runs.FILES.values())  # of models
 ARROW = "application/vnd.apache.arrow.stream"
 MAX_BODY = 1 << 20  # bytes, of JSON; a model may have as many as a bundle's member
 QUERIES = 2  # of the lake at a time, others wait: ingest needs a processor as well
+DAY = 86_400.0  # seconds
 MAX_LABELS = 200  # asked for of an alarm: they give an accuracy to 2 or 3 points
 STATUS: dict[type[errors.SkerryError], int] = {
     errors.NotFoundError: 404,
@@ -414,7 +415,9 @@ class _Api:
         installed = select(Installed).where(Installed.device == device.name).order_by(Installed.workload)
         history = select(Assignment).where(Assignment.device == device.name).order_by(Assignment.counter)
         told = [plain(row) for row in await self._s.store.all(history)]
-        return JSONResponse(_device(device, await self._s.store.all(installed)) | {"assignments": told})
+        service = await asyncio.to_thread(served, self._s.lake, device.name, time.time() - DAY)
+        document = _device(device, await self._s.store.all(installed))
+        return JSONResponse(document | {"assignments": told, "service": service})
 
     async def drop(self, request: Request) -> Response:
         asked, name = await self._asked(DropRequest, request), request.path_params["name"]
@@ -507,12 +510,12 @@ class _Api:
         alarm = await self._s.store.get(Alarm, request.path_params["alarm"])
         count = _count(request.query_params.get("count", "10"))
         since, manifest = dict.fromkeys(alarm.devices, alarm.raised), await self._manifest(alarm)
-        rows = await asyncio.to_thread(unlabelled, self._s.lake, alarm.workload, since, count)
+        spec = manifest.inputs[0]
+        rows = await asyncio.to_thread(unlabelled, self._s.lake, alarm.workload, since, spec, count)
         samples = [
-            row | {"input": base64.b64encode(row["input"]).decode(), "answer": manifest.labels[row["answer"]]}
+            row | {"input": base64.b64encode(row["input"].tobytes()).decode(), "answer": manifest.labels[row["answer"]]}
             for row in rows
         ]
-        spec = manifest.inputs[0]
         answer = {"labels": manifest.labels, "dtype": spec.dtype, "shape": spec.shape[1:], "samples": samples}
         return JSONResponse(answer)
 
@@ -537,7 +540,7 @@ class _Api:
         )
         samples = await self._s.labelled(alarm.workload, since)
         mine = samples.releases == alarm.release
-        now = proven(samples.right[mine], samples.probabilities[mine], ALPHA)
+        now = proven(samples.right[mine], samples.probabilities[mine], samples.audits[mine], ALPHA)
         return {"before": before, "now": _figures(now), "guess": _figures(guess)}
 
     async def _manifest(self, alarm: Alarm) -> Manifest:

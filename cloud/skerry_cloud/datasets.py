@@ -3,12 +3,13 @@
     <folder>/<number>/data.parquet   a row an example: input (raw bytes), label, split, source, since
     <folder>/<number>/dataset.json   an ``Info``: digest of the data, counts, parent, what the split depends on
 
-A child version is its parent plus new examples. Three rules keep evaluation honest:
+A child version is its parent plus new examples. Five rules keep evaluation honest:
 
 1. What was put to the test, validation or train split stays there in every descendant.
 2. Equal inputs are always in the same split, so nothing that was trained on is tested on.
 3. A split depends on the contents and the seed only, not on order or time.
 4. What a teacher labelled, and no person, is for training only; it is left out where the same input is anywhere else.
+5. What was chosen for what a model said of it, and not drawn at random, is trained on only: it is not like all else.
 
 Within a version, rows that its parent did not have are *recent*, the others are *reference*.
 """
@@ -19,7 +20,7 @@ import json
 import os
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,14 +125,16 @@ def create(
     sources: Sequence[str],
     parent: DatasetVersion | None = None,
     *,
+    chosen: NDArray[np.bool_] | None = None,
     created: float,
     shares: Shares | None = None,
     seed: int = 0,
 ) -> DatasetVersion:
     """Write the next version below ``folder``: the parent's rows and these, each with its source.
 
-    ``shares`` defaults to 10 + 10 % without a parent and to ``FIELD`` with one; a parent's seed is inherited. Raises
-    InputError, naming the field, if the examples do not fit the workload; then nothing is written.
+    ``chosen`` marks examples that were not drawn at random (None: all were). ``shares`` defaults to 10 + 10 % without a
+    parent and to ``FIELD`` with one; a parent's seed is inherited. Raises InputError, naming the field, if the examples
+    do not fit the workload; then nothing is written.
     """
     workload.validate(examples)
     if len(sources) != len(examples):
@@ -139,7 +142,8 @@ def create(
     seed = parent.info.seed if parent else seed
     shares = shares or (FIELD if parent else Shares())
     version = max(versions(folder), default=0) + 1
-    rows, repeats = _merge(parent.read() if parent else None, examples, sources, shares, seed, version)
+    chosen = np.zeros(len(examples), np.bool_) if chosen is None else chosen
+    rows, repeats = _merge(parent.read() if parent else None, examples, sources, chosen, shares, seed, version)
     _check_complete(rows, workload.name)
     content = _to_parquet(rows)
     info = Info(
@@ -181,17 +185,20 @@ def digests(inputs: NDArray[Any], seed: int) -> list[bytes]:
 
 
 def assign(
-    names: Sequence[bytes], labels: Sequence[int], settled: Mapping[bytes, str], shares: Shares
-) -> dict[bytes, str]:
-    """A split for each name: the settled one if it has one, else ``shares`` of the new names of each label."""
+    names: Sequence[bytes], labels: Sequence[int], settled: Mapping[bytes, str], shares: Shares,
+    chosen: Set[bytes] = frozenset(),
+) -> dict[bytes, str]:  # fmt: skip
+    """A split for each name: the settled one if it has one, training if it was ``chosen``, else ``shares`` of the new
+    names of each label."""
     label_of: dict[bytes, int] = {}
     for name, label in zip(names, labels, strict=True):
         if name not in settled:  # equal inputs may carry different labels: any rule will do that ignores their order
             label_of[name] = min(label, label_of.get(name, label))
     strata = defaultdict(list)
     for name, label in sorted(label_of.items()):
-        strata[label].append(name)
-    splits = {name: settled[name] for name in names if name in settled}
+        if name not in chosen:
+            strata[label].append(name)
+    splits = {name: settled.get(name, TRAIN) for name in names if name in settled or name in chosen}
     for stratum in strata.values():
         test = round(shares.test * len(stratum))
         validation = test + round(shares.validation * len(stratum))
@@ -202,14 +209,17 @@ def assign(
 
 
 def _merge(
-    old: Rows | None, examples: Examples, sources: Sequence[str], shares: Shares, seed: int, version: int
-) -> tuple[Rows, int]:
+    old: Rows | None, examples: Examples, sources: Sequence[str], chosen: NDArray[np.bool_], shares: Shares, seed: int,
+    version: int,
+) -> tuple[Rows, int]:  # fmt: skip
     """The old rows and the new, without the repeats among these, and how many repeats there were."""
     old_names = digests(old.examples.inputs, seed) if old else []
     old_labels = old.examples.labels.tolist() if old else []
     names, labels = digests(examples.inputs, seed), examples.labels.tolist()
     settled = dict(zip(old_names, old.split.tolist(), strict=True)) if old else {}
-    splits = _splits(names, labels, [source.startswith(f"{TEACHER}:") for source in sources], settled, shares)
+    taught = [source.startswith(f"{TEACHER}:") for source in sources]
+    at_random = {name for name, picked in zip(names, chosen, strict=True) if not picked}
+    splits = _splits(names, labels, taught, settled, shares, set(names) - at_random)
     kept = np.flatnonzero(splits)
     keys = [(names[i], labels[i]) for i in kept]
     fresh = kept[_first_of_each(keys, set(zip(old_names, old_labels, strict=True)))]
@@ -223,11 +233,12 @@ def _merge(
 
 
 def _splits(
-    names: Sequence[bytes], labels: Sequence[int], taught: Sequence[bool], settled: Mapping[bytes, str], shares: Shares
-) -> list[str]:
+    names: Sequence[bytes], labels: Sequence[int], taught: Sequence[bool], settled: Mapping[bytes, str], shares: Shares,
+    chosen: Set[bytes],
+) -> list[str]:  # fmt: skip
     """The split of each example; an empty one leaves it out."""
     told = [i for i, by_teacher in enumerate(taught) if not by_teacher]
-    splits = assign([names[i] for i in told], [labels[i] for i in told], settled, shares)
+    splits = assign([names[i] for i in told], [labels[i] for i in told], settled, shares, chosen)
     known = splits.keys() | settled.keys()
     free = {name: "" if name in known else TRAIN for name in names}
     return [free[name] if by_teacher else splits[name] for name, by_teacher in zip(names, taught, strict=True)]

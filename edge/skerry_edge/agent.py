@@ -25,14 +25,16 @@ from skerry_edge.infer.choose import Finding
 from skerry_edge.infer.engine import Engine
 from skerry_edge.infer.engines import Engines, device_class
 from skerry_edge.infer.models import Loader
-from skerry_edge.machine import budget_mb, profile_of, settings_of, this_machine, versions
+from skerry_edge.machine import budget_mb, settings_of, thermal_of, this_machine, versions
 from skerry_edge.notify import READY, STOPPING, WATCHDOG, Notifier
 from skerry_edge.observe.arrow import encode
 from skerry_edge.observe.events import EventLog
+from skerry_edge.observe.homeward import Homeward
 from skerry_edge.observe.load import LoadLog
 from skerry_edge.observe.losses import LossLog
 from skerry_edge.observe.outbox import Outbox
 from skerry_edge.observe.recorder import label_rows, read_samples
+from skerry_edge.observe.service import ServiceLog
 from skerry_edge.observe.span import Span
 from skerry_edge.observe.uplink import Limits, Uplink
 from skerry_edge.protect.strain import Allowance, Strain, allowance
@@ -59,7 +61,6 @@ from skerry_shared.files import sync_folder, write_durably
 from skerry_shared.identity import load_key, utc
 from skerry_shared.locking import locked, turn
 from skerry_shared.ports.carrier import TlsFiles, Transport
-from skerry_shared.profiles import Thermal
 from skerry_shared.release import Manifest
 from skerry_shared.sealing import Sealer
 from skerry_shared.signing import load_public
@@ -83,6 +84,9 @@ class Agent:
         """Opens the folder's spool; nothing runs yet."""
         self._folders, self._config, self._settings = folders, config, settings_of(config)
         self._outbox = Outbox(folders.spool, config.spool_mb << 20, partial(_sealer, folders, config))
+        self._homeward = Homeward(
+            config.sample_mb_day * 1e6, config.sample_lossy, self._outbox.put, self._outbox.exceeded, time.monotonic
+        )
         self._events = EventLog(folders.events, self._outbox.put)
         self._engine, self._strain, self._notifier = Engine(), Strain.NONE, Notifier()
         period = (self._notifier.watchdog_s or 3 * PERIOD_S) / 3
@@ -98,10 +102,9 @@ class Agent:
         )
         self._loading = {folder.name for folder in folders.workloads()}  # whose models do not serve yet
         self._ready = False
-        profile = profile_of(config)
-        thermal = profile.thermal if profile else Thermal()
-        self._upkeep = Upkeep(config.protect, thermal, self._workloads, self._relieve, time.monotonic)
-        self._serving = Serving(self._engine, config, self._sink, self._workloads.failed, self._upkeep)
+        self._upkeep = Upkeep(config.protect, thermal_of(config), self._workloads, self._relieve, time.monotonic)
+        self._service = ServiceLog(lambda: self._upkeep.condition, self._outbox.put, Span(config.window_s))
+        self._serving = Serving(self._engine, config, self._sink, self._workloads.failed, self._upkeep, self._service)
         limits = Limits(bytes_s=config.drain_kbps * KBPS)
         self._uplink = Uplink(self._outbox, _transports(folders, config), self._workloads.desire, limits)
 
@@ -137,6 +140,7 @@ class Agent:
         for port in (self._folders.port, self._folders.http_port):
             port.unlink(missing_ok=True)
         self._serving.close()
+        self._service.flush()
         self._load_log.flush()
         self._loss_log.flush()
         self._tell("started", "stopped")
@@ -164,6 +168,7 @@ class Agent:
             self._tell_ready()
             await asyncio.to_thread(self._upkeep.tick)
             await asyncio.to_thread(self._serving.tick)
+            await asyncio.to_thread(self._service.tick)
             await asyncio.to_thread(self._load_log.tick)
             await asyncio.to_thread(self._loss_log.tick)
 
@@ -269,11 +274,13 @@ class Agent:
         self._tell(f"strain {before.name.lower()}", f"strain {after.name.lower()}", why)
 
     def _sink(self, table: str, payload: bytes) -> None:
-        """Pass a batch to the outbox; samples of a model that is being proven also to its update."""
-        for manifest in self._wanting_samples() if table == "samples" else ():
+        """Pass a batch on: samples homeward, and those of a model that is being proven to its update first."""
+        if table != "samples":
+            return self._outbox.put(table, payload)
+        for manifest in self._wanting_samples():
             for prediction_id, inputs, scores in read_samples(manifest, payload):
                 self._workloads.sample(manifest.workload, manifest.release, prediction_id, inputs, scores)
-        self._outbox.put(table, payload)
+        return self._homeward.send(payload)
 
     def _wanting_samples(self) -> list[Manifest]:
         names = self._workloads.proving() | (self._workloads.shadowing() if self._allowed.shadow else set())

@@ -8,18 +8,22 @@ import asyncio
 import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
+from skerry_edge import board
 from skerry_edge.config import AgentConfig, Folders, WorkloadFolder, load
 from skerry_edge.infer import batch
 from skerry_edge.infer.engine import Active, Engine, Prediction
 from skerry_edge.infer.engines import Engines
 from skerry_edge.infer.models import Loader
-from skerry_edge.machine import settings_of
+from skerry_edge.machine import settings_of, thermal_of
 from skerry_edge.observe.load import LoadLog
 from skerry_edge.observe.recorder import Recorder
+from skerry_edge.observe.service import ServiceLog
 from skerry_edge.observe.span import Span
+from skerry_edge.protect.guard import Guard, Guarded
 from skerry_edge.serve.local import Reporter
 from skerry_edge.update.slots import Pointer, Slots
 from skerry_shared import bundle
@@ -45,7 +49,10 @@ class Client:
         self._followed = self._folders.workload(model) if model else None
         self._recorder: Recorder | None = None
         self._engine, self._reporter = Engine(), Reporter(self._folders.socket, self._tick)
-        self._load_log = LoadLog(self._engine.loads, lambda: 0, self._reporter.submit, Span(self._config.window_s))
+        submit, window_s = self._reporter.submit, self._config.window_s
+        self._load_log = LoadLog(self._engine.loads, lambda: 0, submit, Span(window_s))
+        condition = partial(board.condition, thermal_of(self._config).zones)
+        self._service = ServiceLog(condition, submit, Span(window_s))
         self._loaded: Pointer | None = None
         self._lock, self._seen, self._closing = threading.Lock(), (0, 0), threading.Event()
         self._follower = threading.Thread(target=self._follow, name="skerry-follow", daemon=True)
@@ -78,6 +85,7 @@ class Client:
         self._follower.join()
         if self._recorder:
             self._recorder.close()
+        self._service.flush()
         self._load_log.flush()
         self._reporter.close()
 
@@ -92,6 +100,7 @@ class Client:
     def _tick(self) -> None:
         if recorder := self._recorder:
             recorder.tick()
+        self._service.tick()
         self._load_log.tick()
 
     def _follow(self) -> None:
@@ -135,7 +144,9 @@ class Client:
         model = Loader(Engines(folder.engines), settings_of(self._config)).known(unpacked)
         sink, config = self._reporter.submit, self._config
         recorder = Recorder(manifest, sink, Span(config.window_s), config.sample_rate)
-        self._engine.swap(Active(manifest, model, recorder.observe))
+        guard = Guard(len(manifest.labels), config.protect)
+        self._service.watch(manifest.workload, manifest.release, guard)
+        self._engine.swap(Active(manifest, Guarded(model, guard), recorder.observe))
         return recorder
 
 

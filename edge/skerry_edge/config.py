@@ -103,7 +103,11 @@ class AgentConfig:
     http_port: int = 0  # of the same over REST; 0 = any free one, see Folders.http_port
     listen: Listen = Listen()
     window_s: float = 60.0  # seconds of traffic that one row of counts covers
-    sample_rate: float = 0.05  # share of predictions whose input is sent home, 0 to 1
+    sample_rate: float = (
+        0.05  # share of all answers that are sampled, 0 to 1; of uncertain and rare ones up to 8 times it
+    )
+    sample_mb_day: float = 2.0  # megabytes of samples a day that go home, of each model; beyond it the share falls
+    sample_lossy: bool = False  # send inputs that are floats in 16 bits, where these hold them to a part in 2048
     threads: int = 1  # of the model; more than one spins, which pays only above ~1 ms of work
     providers: tuple[str, ...] = ()  # that models may run on, the fastest that is right is taken; none: the profile's
     model_mb: int = 1024  # memory that one model may take
@@ -120,6 +124,8 @@ class AgentConfig:
             raise ValueError("transports: needs one at least, and 'mqtt' needs the key 'mqtt'")
         if not 0 <= self.sample_rate <= 1 or self.window_s <= 0 or self.threads < 1 or self.spool_mb < 1:
             raise ValueError("needs sample_rate from 0 to 1, window_s > 0, threads >= 1, spool_mb >= 1")
+        if self.sample_mb_day <= 0:
+            raise ValueError("sample_mb_day: needs a number above 0; for no samples at all set sample_rate = 0")
         if self.drain_kbps < 1:
             raise ValueError("drain_kbps: needs 1 or more")
         if len(set(self.providers)) < len(self.providers) or self.model_mb < 1 or self.models_mb < 0:

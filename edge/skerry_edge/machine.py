@@ -9,7 +9,7 @@ from skerry_edge.config import AgentConfig
 from skerry_edge.infer.models import Settings, usable_runtimes
 from skerry_shared import __version__, profiles
 from skerry_shared.ports.runtime import CPU
-from skerry_shared.profiles import Profile
+from skerry_shared.profiles import Profile, Thermal
 
 
 def this_machine() -> tuple[str, tuple[str, ...], int]:
@@ -21,6 +21,12 @@ def this_machine() -> tuple[str, tuple[str, ...], int]:
 def profile_of(config: AgentConfig) -> Profile | None:
     """The device's profile; a fleet may have one that this agent has no file of."""
     return profiles.load(config.profile) if config.profile in profiles.names() else None
+
+
+def thermal_of(config: AgentConfig) -> Thermal:
+    """Where the board is warm and where it is asked."""
+    profile = profile_of(config)
+    return profile.thermal if profile else Thermal()
 
 
 def settings_of(config: AgentConfig) -> Settings:

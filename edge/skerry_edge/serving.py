@@ -30,15 +30,22 @@ class Upkeep(Protocol):
     def forget(self, workload: str) -> None: ...  # noqa: D102
 
 
+class Service(Protocol):
+    """Who tells how models served; see ``observe.service``."""
+
+    def watch(self, workload: str, release: int, guard: Guard) -> None: ...  # noqa: D102
+
+
 class Serving:
     """Puts models into the engine. Any thread; one at a time for each workload."""
 
     def __init__(
-        self, engine: Engine, config: AgentConfig, sink: Sink, failed: Callable[[str, int], None], upkeep: Upkeep
-    ) -> None:
+        self, engine: Engine, config: AgentConfig, sink: Sink, failed: Callable[[str, int], None], upkeep: Upkeep,
+        service: Service,
+    ) -> None:  # fmt: skip
         """``failed`` hears of the workload and the release that could not answer a request."""
         self._engine, self._config, self._sink = engine, config, sink
-        self._failed, self._upkeep = failed, upkeep
+        self._failed, self._upkeep, self._service = failed, upkeep, service
         self._recorders: dict[str, Recorder] = {}
         self._rate = config.sample_rate
 
@@ -50,6 +57,7 @@ class Serving:
         failed = partial(self._failed, workload, release)
         self._engine.swap(Active(manifest, Guarded(model, guard), recorder.observe, failed, _limits(model)))
         self._upkeep.watch(workload, release, guard)
+        self._service.watch(workload, release, guard)
         log.info("serving %s release %d", workload, release)
         self._replace(workload, recorder)
 

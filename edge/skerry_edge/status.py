@@ -13,7 +13,11 @@ from skerry_shared.locking import is_locked
 from skerry_shared.telemetry import CLASSES
 
 EVENTS = 5  # that a status shows
-LOST = {"bound": "for the spool was full", "disk": "for the disk refused them"}
+LOST = {
+    "bound": "for the spool was full",
+    "disk": "for the disk refused them",
+    "budget": "for chance drew more than the day's budget",
+}
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,7 @@ class Upkeep:
         self._settings, self._thermal, self._updates = settings, thermal, updates
         self._relieve, self._timer = relieve, timer
         self._strain, self._watched = Strain.NONE, dict[str, tuple[int, Guard]]()
+        self.condition = board.Condition(None, False, "")  # as last seen
         now = timer()
         self._due = Due(now, now + settings.golden_s, now + settings.stable_s, now + TIDY_S)
 
@@ -83,6 +84,7 @@ class Upkeep:
 
     def _look_at_board(self) -> None:
         now, share = board.condition(self._thermal.zones), self._memory_share()
+        self.condition = now
         watched = list(self._watched.items())
         if share > 1 and watched:
             budget, (workload, (release, _)) = self._settings.memory_mb, watched[-1]  # the youngest is suspected first

@@ -1,7 +1,9 @@
 """The story, act by act. Each ends in checks of what really happened; one that fails ends the story."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,16 +124,22 @@ def report_home(story: Telling) -> None:
         else:
             story.show.say("no broker in this telling; the gRPC streams carry the same sealed envelopes")
         counts: dict[str, int] = {}
+        served: dict[str, Sequence[Any]] = {}
 
         def complete() -> bool:
             counts.update({row["device"]: row["windows"] for row in story.cloud.get("/telemetry")})
-            return all(counts.get(name) for name in PROFILES)
+            served.update({name: story.cloud.get(f"/devices/{name}")["service"] for name in PROFILES})
+            return all(counts.get(name) and served[name] for name in PROFILES)
 
         with story.show.waiting("every device's windows are in the lake"):
             wait_until(complete, "windows of every device")
         channels = 2 + len(story.problem.monitors)
         told = ", ".join(f"{name} {rows // channels}" for name, rows in sorted(counts.items()))
         story.show.check(all(counts.values()), f"windows of {channels} channels in the lake: {told}")
+        models = [(name, model) for name in PROFILES for model in served[name]]
+        told = ", ".join(f"{name} {model['p99_ms']:.1f}" for name, model in models)
+        well = all(model["answered"] and not model["errors"] for _, model in models)
+        story.show.check(well, f"ms in which 99 % of runs were done: {told}")
 
 
 def drift(story: Telling) -> None:

@@ -26,7 +26,10 @@ DRIFT = {"edge-1": "smeared", "edge-2": "dim"}
 CLEAR = dict.fromkeys(PROFILES, "clear")
 BEFORE, DURING, AFTER = PHASES = ("before drift", "during drift", "after recovery")
 PATIENCE = 60.0  # seconds for what should take a few
-AGENT = {"window_s": 2.0, "sample_rate": 0.5, "health.proving_answers": 40, "health.proving_s": 60.0}
+AGENT = {
+    "window_s": 2.0, "sample_rate": 0.5, "sample_mb_day": 10_000.0, "health.proving_answers": 40,
+    "health.proving_s": 60.0,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-Table = Literal["windows", "samples", "labels", "events", "shadow", "load", "losses", "measured"]
+Table = Literal["windows", "samples", "labels", "events", "shadow", "load", "service", "losses", "measured"]
 ColumnType = Literal["string", "int64", "float64", "binary", "list<int64>"]
 
 TABLES: dict[str, dict[str, ColumnType]] = {
@@ -34,9 +34,12 @@ TABLES: dict[str, dict[str, ColumnType]] = {
         "release": "int64",
         "time": "float64",
         "prediction_id": "string",
-        "input": "binary",  # the raw tensor of one example; dtype and shape are in the manifest
+        "input": "binary",  # the raw tensor of one example; its shape is in the manifest
+        "encoding": "string",  # its numpy dtype: the manifest's, or float16 where the device declares a lossy profile
         "scores": "binary",  # float32, one per label
-        "probability": "float64",  # of inclusion in the sample, 0 to 1
+        "stratum": "string",  # one of STRATA: why it was taken
+        "probability": "float64",  # of this answer's inclusion in the sample, 0 to 1
+        "audit": "float64",  # … of any answer's at that time, at least: the part of it that is drawn from all alike
     },
     # the late truth of an earlier prediction
     "labels": {"time": "float64", "prediction_id": "string", "label": "string"},
@@ -82,11 +85,24 @@ TABLES: dict[str, dict[str, ColumnType]] = {
         "expired": "int64",  # … whose deadline passed before they began
         "refused": "int64",  # connections beyond the limit; no model is known of these
     },
+    # one row per model and window of time in which it ran: how long that took, and how the board fared meanwhile
+    "service": {
+        "workload": "string",
+        "release": "int64",
+        "start": "float64",  # Unix seconds
+        "end": "float64",
+        "answered": "int64",  # examples
+        "errors": "int64",  # runs that failed
+        "latency": "list<int64>",  # runs by the time that they took, in the bins of ``latency.EDGES_S``
+        "hottest_c": "float64",  # of the board's thermal zones, the highest in the window; NO_HEAT: it has none
+        "throttled_s": "float64",  # in which the board was slowed down
+        "power_mode": "string",  # at the end; empty: not known
+    },
     # what the device could not keep, one row per class and reason whenever the count rose: the last one counts
     "losses": {
         "time": "float64",
         "class": "string",  # one of CLASSES
-        "reason": "string",  # "bound": gave way, or found no room; "disk": it was full or broken
+        "reason": "string",  # "bound": gave way, or found no room; "disk": it was full or broken; "budget": beyond it
         "batches": "int64",  # since the device was enrolled
     },
     # one row per provider on which a benchmark job's candidate was tried; one without a provider: it was not
@@ -113,9 +129,12 @@ CLASSES: dict[str, tuple[Table, ...]] = {
     "labels": ("labels",),
     "health": ("events", "shadow", "losses", "measured"),
     "samples": ("samples",),
-    "metrics": ("windows", "load"),
+    "metrics": ("windows", "load", "service"),
 }
 CLASS_OF: dict[str, str] = {table: name for name, tables in CLASSES.items() for table in tables}
+
+STRATA = AUDIT, UNCERTAIN, RARE = "audit", "uncertain", "rare"  # of samples; "audit" is a random sample of all answers
+NO_HEAT = -273.15  # degrees Celsius, of a board without a sensor: no maximum is ever below it
 
 MAX_BATCH = 16 << 20  # bytes of an unpacked batch; a device flushes far earlier
 

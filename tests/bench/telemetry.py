@@ -13,7 +13,14 @@ from typing import Any
 from delivering.many import many
 from telemetering import ingest, wire
 
-ASKED = {"summary_bytes_ratio": 1 / 50, "sample_bytes_ratio": 1 / 8, "window_bytes_20": 300, "lost": 0, "duplicated": 0}
+ASKED = {
+    "summary_bytes_ratio": 1 / 50,
+    "sample_lossless_ratio": 1 / 6,
+    "sample_bytes_ratio": 1 / 8,  # in the lossy profile that a device may declare
+    "window_bytes_20": 300,
+    "lost": 0,
+    "duplicated": 0,
+}
 AT_LEAST = {"ingest_ratio": 0.5}
 
 

@@ -34,9 +34,9 @@ ALARM = {"level": "device", "name": "a", "devices": ["a"], "workload": "w", "rel
 
 def sample(name: str) -> dict[str, Any]:
     scores = np.array([0.25, 0.75], np.float32).tobytes()
-    return {"workload": "w", "release": 1, "time": 10.0, "prediction_id": name, "input": b"xy", "scores": scores,
-            "probability": 0.5, "device": "a", "session": "s", "counter": int(name), "row": 0,
-            "received": 11.0}  # fmt: skip
+    return {"workload": "w", "release": 1, "time": 10.0, "prediction_id": name, "input": b"xy", "encoding": "uint8",
+            "scores": scores, "stratum": "audit", "probability": 0.5, "audit": 0.5, "device": "a", "session": "s",
+            "counter": int(name), "row": 0, "received": 11.0}  # fmt: skip
 
 
 class Caller:

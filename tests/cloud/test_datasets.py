@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skerry_cloud import datasets, workloads
-from skerry_cloud.datasets import FIELD, RECENT, REFERENCE, SPLITS, TEST, DatasetVersion, Shares, assign, digests
+from skerry_cloud.datasets import FIELD, RECENT, REFERENCE, SPLITS, TEST, TRAIN, DatasetVersion, Shares, assign, digests
 from skerry_cloud.workloads import Examples, Workload
 from skerry_shared.errors import ConfigError, DigestError, InputError, NotFoundError
 
@@ -58,6 +58,18 @@ def test_each_label_is_split_by_the_same_shares(count: int, shares: Shares) -> N
     assert abs(counts["validation"] - shares.validation * count) <= 0.5
 
 
+@given(labelled, labelled, st.data())
+def test_what_was_chosen_is_trained_on_and_the_rest_is_split_as_if_it_were_not_there(
+    old: list[tuple[bytes, int]], new: list[tuple[bytes, int]], data: st.DataObject
+) -> None:
+    settled, names = _assign(old), sorted({name for name, _ in new})
+    chosen = data.draw(st.sets(st.sampled_from(names))) if names else set()
+    splits = assign(*_columns(new), settled, FIELD, chosen)
+    assert all(splits[name] == settled.get(name, TRAIN) for name in chosen)
+    others = [(name, label) for name, label in new if name not in chosen]
+    assert {name: splits[name] for name, _ in others} == assign(*_columns(others), settled, FIELD)
+
+
 def test_the_seed_decides_who_is_tested() -> None:
     inputs = np.arange(100, dtype=np.uint8).reshape(-1, 1)
     assert sorted(range(100), key=digests(inputs, 0).__getitem__) != sorted(
@@ -101,6 +113,17 @@ def test_a_child_keeps_its_parents_rows_and_splits_what_is_recent(tmp_path: Path
     assert Counter(rows.split[recent].tolist()) == {"train": 24, "test": 12, "validation": 4}
     assert (child.info.parent, child.info.version) == (1, 2)
     assert child.info.sources == {REFERENCE: 400, "device:edge-1": 40}
+
+
+def test_nothing_that_was_chosen_is_tested_on(tmp_path: Path, tiny: Workload) -> None:
+    chosen, examples = np.arange(40) % 2 == 0, field(tiny)
+    child = datasets.create(
+        tmp_path, tiny, examples, ["device:a"] * 40, first(tmp_path, tiny), chosen=chosen, created=2.0
+    )
+    rows = child.read().take(child.recent(child.read()))
+    assert Counter(rows.split.tolist()) == {"train": 32, "test": 6, "validation": 2}
+    tested = {image.tobytes() for image in rows.of(TEST).examples.inputs}
+    assert tested <= {image.tobytes() for image in examples.inputs[~chosen]}
 
 
 def test_in_a_grandchild_the_childs_rows_are_reference(tmp_path: Path, tiny: Workload) -> None:

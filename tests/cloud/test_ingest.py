@@ -21,12 +21,12 @@ from skerry_cloud.ingest import batches, flow, sessions
 from skerry_cloud.ingest.flow import Ingest
 from skerry_cloud.ingest.lake import QUARANTINE, Lake, columns
 from skerry_edge.observe.arrow import encode
-from skerry_shared import windows, wire
+from skerry_shared import latency, windows, wire
 from skerry_shared.errors import InputError, NotFoundError, StateError, TrustError, UsageError
 from skerry_shared.identity import Authority, new_key, request
 from skerry_shared.release import Channel
 from skerry_shared.sealing import IngestKey, Sealer
-from skerry_shared.telemetry import DEFAULTS, Ack, Down, Header, Sealed, Up, pack
+from skerry_shared.telemetry import DEFAULTS, NO_HEAT, Ack, Down, Header, Sealed, Up, pack
 
 NOW = datetime.now(timezone.utc)
 AUTHORITY, KEY, INGEST = Authority.new("north", NOW), new_key(), IngestKey.new()
@@ -62,8 +62,8 @@ ROWS: dict[str, dict[str, list[Any]]] = {  # one good row a table
         "workload": ["w"], "release": [1], "start": [1.0], "end": [2.0], "packed": [windows.pack(COUNTS)],
     },
     "samples": {
-        "workload": ["w"], "release": [1], "time": [1.0], "prediction_id": ["p"], "input": [b"i"], "scores": [b"s"],
-        "probability": [0.5],
+        "workload": ["w"], "release": [1], "time": [1.0], "prediction_id": ["p"], "input": [b"i"],
+        "encoding": ["float16"], "scores": [b"s"], "stratum": ["rare"], "probability": [0.5], "audit": [0.5],
     },
     "labels": {"time": [1.0], "prediction_id": ["p"], "label": ["boot"]},
     "events": {
@@ -73,6 +73,10 @@ ROWS: dict[str, dict[str, list[Any]]] = {  # one good row a table
     "load": {
         "workload": ["w"], "release": [1], "start": [1.0], "end": [2.0], "waited": [3], "shared": [1], "shed": [1],
         "expired": [0], "refused": [0],
+    },
+    "service": {
+        "workload": ["w"], "release": [1], "start": [1.0], "end": [2.0], "answered": [3], "errors": [1],
+        "latency": [[0] * latency.BINS], "hottest_c": [NO_HEAT], "throttled_s": [0.5], "power_mode": ["15W"],
     },
     "shadow": {
         "workload": ["w"], "release": [2], "champion": [1], "rollout": [1], "start": [1.0], "end": [2.0],
@@ -390,6 +394,9 @@ def test_a_good_row_is_taken_as_it_is(table: str) -> None:
         ("windows.packed", windows.pack([*COUNTS, COUNTS[0]])), ("windows.packed", bytes([0] * 60 + [255] * 20)),
         ("windows.release", 2),
         *((f"load.{name}", value) for name in ("waited", "shed", "refused") for value in (-1, 1 << 41)),
+        *((f"samples.{name}", "other") for name in ("encoding", "stratum")), ("samples.audit", 0.6),
+        ("samples.audit", 0.0), ("service.errors", -1), ("service.latency", [0]), ("service.throttled_s", -1.0),
+        *(("service.hottest_c", value) for value in (math.nan, -300.0)),
         ("load.end", 0.5), ("shadow.end", 0.5), ("shadow.champion", -1), ("shadow.agreed", -1),
         *((f"shadow.{name}", value) for name in ("shift", "agreement_low") for value in (math.nan, -0.1, 1.1)),
         ("windows.release", -1), ("samples.release", -1), ("events.release", -1), ("events.rollout", -1),

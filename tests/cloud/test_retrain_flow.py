@@ -33,6 +33,8 @@ class Samples:
     releases: np.ndarray[Any, Any]
     right: np.ndarray[Any, Any]
     probabilities: np.ndarray[Any, Any]
+    audits: np.ndarray[Any, Any]
+    chosen: np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Steps:
     ) -> Dataset:
         assert samples
         with np.load(samples) as file:
+            assert file["chosen"].all()
             self.calls.append(("ingest", parent, file["labels"].tolist(), file["sources"].tolist()))
         dataset = Dataset(workload=workload, number=2, parent=parent, created=NOW, sha256="", rows=1, sources={})
         async with self.store.begin() as session:
@@ -132,9 +135,9 @@ class World:
 
     async def _labelled(self, workload: str, since: Mapping[str, float]) -> Samples:
         assert (workload, since) == ("w", self.since)
-        size, wrong = self.labels, np.zeros(self.labels, bool)
-        ones = np.ones(size)
-        return Samples(np.zeros((size, 2)), np.arange(size), ["edge-1"] * size, ones.astype(int), wrong, ones)
+        size, wrong, ones = self.labels, np.zeros(self.labels, bool), np.ones(self.labels)
+        about = (["edge-1"] * size, ones.astype(int), wrong, ones, ones, ~wrong)
+        return Samples(np.zeros((size, 2)), np.arange(size), *about)
 
     async def _unlabelled(self, workload: str, since: Mapping[str, float], count: int) -> Unlabelled:
         assert (workload, since) == ("w", self.since)

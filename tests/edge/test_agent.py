@@ -200,6 +200,8 @@ def test_a_days_work(machine: Machine, agent: subprocess.Popen[str], pictures: C
     told = machine.told()
     sizes = [len(channel.counts) for channel in machine.baseline]
     assert sum(windows.unpack(sizes, packed).sum() for packed in told["windows"]["packed"]) == 12 * len(sizes)
+    served = told["service"]
+    assert (sum(served["answered"]), sum(map(sum, served["latency"])), set(served["errors"])) == (12, 3, {0})
     assert len(told["samples"]["input"]) == 12
     assert set(told["samples"]["input"]) == {image.tobytes() for image in images}
     assert (told["labels"]["prediction_id"], told["labels"]["label"]) == ([inside.ids[0]], ["left"])

@@ -86,6 +86,7 @@ def test_what_the_configuration_leaves_open_the_profile_says() -> None:
     [
         ("sample_rat = 1", "unknown key 'sample_rat'; did you mean 'sample_rate'"),
         ("sample_rate = 2", "sample_rate from 0 to 1"),
+        ("sample_mb_day = 0", "sample_mb_day: needs a number above 0"),
         ('transports = ["mqtt"]', "'mqtt' needs the key 'mqtt'"),
         ('transports = ["smoke"]', "expected one of 'mqtt', 'grpc'"),
         ("grpc_port = 70000", "grpc_port"),

@@ -69,6 +69,13 @@ def test_a_batch_that_can_never_fit_is_counted_and_drops_nothing(tmp_path: Path)
     assert opened(outbox) == [(2, "labels", b"small"), (1, "windows", b"older")]
 
 
+def test_a_batch_beyond_a_budget_is_counted(tmp_path: Path) -> None:
+    outbox = outbox_of(tmp_path)
+    outbox.exceeded("samples", "9 bytes too many")
+    assert outbox.lost == {Loss("samples", "budget"): 1}
+    assert opened(outbox) == []
+
+
 def test_what_waits_goes_most_precious_first(tmp_path: Path) -> None:
     outbox = outbox_of(tmp_path)
     for table in ("windows", "samples", "events", "labels", "load", "shadow"):

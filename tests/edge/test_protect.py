@@ -108,6 +108,18 @@ def test_the_guard_acts_on_the_third_look_in_a_row_that_finds_a_fault() -> None:
             assert guard.look() == "", "a look without new answers must not count"
 
 
+def test_the_guard_tells_of_each_run_once() -> None:
+    guard, model = Guard(LABELS, BOUNDS), Moody()
+    Guarded(model, guard).run({})
+    model.scores = [[1.0, 0, 0, 0]] * 3
+    Guarded(model, guard).run({})
+    model.scores = None
+    with pytest.raises(ModelError):
+        Guarded(model, guard).run({})
+    assert [examples for _, examples in guard.runs()] == [1, 3, 0]
+    assert guard.runs() == []
+
+
 def test_the_guard_remembers_no_more_than_it_judges() -> None:
     guard = Guard(LABELS, replace(BOUNDS, patience=1))
     for _ in range(10 * JUDGED):

@@ -120,8 +120,9 @@ def test_a_sample_is_the_input_the_scores_and_how_likely_it_was() -> None:
     recorder.observe(["p0", "p1", "p2"], inputs, outputs)
     recorder.close()
     assert sunk.rows("samples") == {
-        "workload": ["tiny"], "release": [3], "time": [7.0], "prediction_id": ["p1"], "probability": [0.25],
-        "input": [inputs["image"][1].tobytes()], "scores": [outputs["scores"][1].tobytes()],
+        "workload": ["tiny"], "release": [3], "time": [7.0], "prediction_id": ["p1"], "stratum": ["audit"],
+        "probability": [0.25], "audit": [0.25], "input": [inputs["image"][1].tobytes()], "encoding": ["uint8"],
+        "scores": [outputs["scores"][1].tobytes()],
     }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from skerry_edge.config import AgentConfig
 from skerry_edge.observe.arrow import encode
 from skerry_edge.observe.outbox import Loss, Outbox
 from skerry_edge.observe.uplink import BURST_S, Pace
-from skerry_shared import windows, wire
+from skerry_shared import latency, windows, wire
 from skerry_shared.identity import Authority, new_key, request
 from skerry_shared.sealing import IngestKey, Sealer
 from skerry_shared.telemetry import TABLES, Header, Up, pack
@@ -43,6 +43,15 @@ def window(minute: int, rng: np.random.Generator) -> bytes:
     return pack(encode("windows", columns))
 
 
+def service(minute: int, rng: np.random.Generator) -> bytes:
+    """One model, which ran once a second."""
+    counts = latency.count(0.002 * rng.lognormal(sigma=0.5, size=60))
+    columns: dict[str, Any] = {"workload": ["turbine"], "release": [3], "start": [minute * 60.0],
+               "end": [minute * 60.0 + 60], "answered": [60], "errors": [0], "latency": [counts],
+               "hottest_c": [40 + 20 * rng.random()], "throttled_s": [0.0], "power_mode": ["MAXN"]}  # fmt: skip
+    return pack(encode("service", columns))
+
+
 def rows(table: str, count: int, day: int) -> bytes:
     """Some rows that do not compress away."""
     values: dict[str, Callable[[int], Any]] = {
@@ -53,18 +62,20 @@ def rows(table: str, count: int, day: int) -> bytes:
 
 @pytest.mark.usefixtures("no_fsync")
 def test_thirty_days_offline_fit_into_the_default_bound(tmp_path: Path) -> None:
-    """One model at one prediction a second: a window a minute, 1 MB of samples, 2,000 labels and 20 events a day.
+    """One model at one prediction a second: a window a minute, all samples that may go, 2,000 labels, 20 events a day.
 
     Three days into a tenth of the bound are the same and quicker.
     """
     config = AgentConfig("f", "d", "p", "https://r", "g:1")
     outbox, rng = outbox_of(tmp_path, (config.spool_mb << 20) // 10), np.random.default_rng(0)
-    hour_of_windows = [window(minute, rng) for minute in range(60)]
+    metrics = [(window(minute, rng), service(minute, rng)) for minute in range(60)]
     for hour in range(3 * 24):
-        for payload in hour_of_windows:
-            outbox.put("windows", payload)
-        for _ in range(4):
-            outbox.put("samples", rows("samples", 60, hour))
+        for counted, served in metrics:
+            outbox.put("windows", counted)
+            outbox.put("service", served)
+        samples = rows("samples", 60, hour)
+        for _ in range(int(config.sample_mb_day * 1e6 / 24 / len(samples))):
+            outbox.put("samples", samples)
         outbox.put("labels", rows("labels", 83, hour))
         outbox.put("events", rows("events", 1, hour))
     assert sum(outbox.sizes().values()) <= (config.spool_mb << 20) // 10

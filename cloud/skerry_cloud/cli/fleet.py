@@ -44,7 +44,12 @@ def device_list(context: typer.Context, as_json: Json = False) -> None:
 
 @device.command("show")
 def device_show(context: typer.Context, name: str, as_json: Json = False) -> None:
-    """A device with what it runs and all its assignments."""
+    """A device with what it runs, how that served in the last 24 hours, and all its assignments.
+
+    Of each model: examples answered, errors, latency, and how hot and how long throttled the board was meanwhile. Of
+    a whole fleet: skerry lake query "SELECT device, workload, sum(answered), sum(errors), max(hottest_c) FROM service
+    GROUP BY ALL"
+    """
     show(cloud_of(context).get(f"/devices/{name}"), as_json)
 
 

@@ -244,7 +244,9 @@ def cost(context: typer.Context, as_json: Json = False) -> None:
 def telemetry(context: typer.Context, as_json: Json = False) -> None:
     """What came home: rows in the lake for each device, and requests that could not be answered at once."""
     found = cloud_of(context).get("/telemetry")
-    counts = {name: name for name in ("windows", "samples", "labels", "events", "shadow", "load", "measured")}
+    counts = {
+        name: name for name in ("windows", "samples", "labels", "events", "shadow", "load", "service", "measured")
+    }
     listed(found, as_json, {"device": "device", **counts, "newest": when("newest")})
     overload = [{"device": row["device"], **one} for row in found for one in row["overload"]]
     if overload and not as_json:

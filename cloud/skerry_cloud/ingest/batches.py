@@ -9,7 +9,7 @@ A device may be older than the cloud: columns that are in ``telemetry.DEFAULTS``
 """
 
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 
 from skerry_cloud.ingest import windows
 from skerry_cloud.ingest.lake import QUARANTINE, columns, schema
+from skerry_shared import latency
 from skerry_shared.errors import InputError
 from skerry_shared.identity import NAME
+from skerry_shared.inputs import ENCODINGS
 from skerry_shared.release import Channel
-from skerry_shared.telemetry import CLASSES, DEFAULTS, TABLES, Header, unpack
+from skerry_shared.telemetry import CLASSES, DEFAULTS, NO_HEAT, STRATA, TABLES, Header, unpack
 from skerry_shared.windows import MOST
 
 REASON = 500  # characters of why a batch was refused
@@ -195,6 +197,8 @@ def _check(table: str, rows: pa.Table, size: int) -> None:
             raise InputError(f"{table}.{name}: a value is not possible, or too long")
     if "start" in rows.column_names and not _all(pc.less_equal(rows["start"], rows["end"])):
         raise InputError(f"{table}.end: before start")
+    if "audit" in rows.column_names and not _all(pc.less_equal(rows["audit"], rows["probability"])):
+        raise InputError(f"{table}.audit: above probability")
 
 
 def _may_be(name: str, column: pa.ChunkedArray) -> bool:
@@ -235,12 +239,17 @@ def _are_counts(column: pa.ChunkedArray) -> bool:
     return _all(within) and _all(pc.less_equal(pc.list_value_length(column), BINS))
 
 
-def _is_subject(column: pa.ChunkedArray) -> bool:
-    return _all(pc.is_in(column, pa.array(SUBJECTS)))
+def _is_heat(column: pa.ChunkedArray) -> bool:
+    return _all(pc.and_(pc.greater_equal(column, NO_HEAT), pc.is_finite(column)))
 
 
-def _is_class(column: pa.ChunkedArray) -> bool:
-    return _all(pc.is_in(column, pa.array(list(CLASSES))))
+def _is_latency(column: pa.ChunkedArray) -> bool:
+    return _are_counts(column) and _all(pc.equal(pc.list_value_length(column), latency.BINS))
+
+
+def _one_of(words: Iterable[str]) -> Rule:
+    known = pa.array(list(words))
+    return lambda column: _all(pc.is_in(column, known))
 
 
 def _all(holds: pa.ChunkedArray) -> bool:
@@ -253,18 +262,35 @@ RULES: dict[str, Rule] = {
     "start": _is_time,
     "end": _is_time,
     "probability": _is_probability,
+    "audit": _is_probability,
+    "stratum": _one_of(STRATA),
+    "encoding": _one_of(ENCODINGS),
     "release": _is_number,
     "rollout": _is_number,
     "champion": _is_number,
-    "counts": _are_counts,
+    "latency": _is_latency,
     **dict.fromkeys(
-        ("waited", "shared", "shed", "expired", "refused", "compared", "agreed", "failed", "batches"), _is_count
+        (
+            "waited",
+            "shared",
+            "shed",
+            "expired",
+            "refused",
+            "compared",
+            "agreed",
+            "failed",
+            "answered",
+            "errors",
+            "batches",
+        ),
+        _is_count,
     ),
     **dict.fromkeys(("shift", "agreement_low", "agreement_high"), _is_share),
-    **dict.fromkeys(("max_diff", "p50_ms", "load_ms", "memory_mb"), _is_amount),
+    **dict.fromkeys(("max_diff", "p50_ms", "load_ms", "memory_mb", "throttled_s"), _is_amount),
+    "hottest_c": _is_heat,
     "job": _is_number,
-    "subject": _is_subject,
-    "class": _is_class,
+    "subject": _one_of(SUBJECTS),
+    "class": _one_of(CLASSES),
 }
 
 

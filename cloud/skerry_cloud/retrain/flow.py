@@ -55,7 +55,8 @@ ALPHA = 0.05  # probability that harm is stated where there is none, however oft
 
 class Samples(Protocol):
     """Labelled inputs from the field: n × raw shape, int64 label places, and the device that each came from; which
-    release answered, whether it was right, and the probability of the sample's inclusion."""
+    release answered, whether it was right, the probability of the sample's inclusion, and of any answer's then; and
+    whether the sample was chosen, not drawn at random."""
 
     @property
     def inputs(self) -> NDArray[np.generic]: ...  # noqa: D102
@@ -69,6 +70,10 @@ class Samples(Protocol):
     def right(self) -> NDArray[np.bool_]: ...  # noqa: D102
     @property
     def probabilities(self) -> NDArray[np.float64]: ...  # noqa: D102
+    @property
+    def audits(self) -> NDArray[np.float64]: ...  # noqa: D102
+    @property
+    def chosen(self) -> NDArray[np.bool_]: ...  # noqa: D102
 
 
 class Inputs(Protocol):
@@ -232,11 +237,10 @@ class Retrainer:
         release = await self._store.get(Release, alarm.workload, alarm.release)
         before = (await self._store.get(Run, release.run)).accuracy
         if samples is None:
-            return Cohort(alarm.name or alarm.level, before, proven([], [], ALPHA))
+            return Cohort(alarm.name or alarm.level, before, proven([], [], [], ALPHA))
         mine = np.isin(np.array(samples.sources, dtype=np.str_), alarm.devices) & (samples.releases == alarm.release)
-        return Cohort(
-            alarm.name or alarm.level, before, proven(samples.right[mine], samples.probabilities[mine], ALPHA)
-        )
+        now = proven(samples.right[mine], samples.probabilities[mine], samples.audits[mine], ALPHA)
+        return Cohort(alarm.name or alarm.level, before, now)
 
     async def _spent(self, workload: str, now: float) -> Spent:
         month = await self._store.all(select(Retraining).where(Retraining.began >= month_began(now)))
@@ -261,11 +265,13 @@ class Retrainer:
 
     async def _keep(self, workload: str, samples: Samples, since: Mapping[str, float]) -> None:
         """What is to be learned from: samples with a label, and some without one for the workload's teacher."""
-        given = {"inputs": samples.inputs, "labels": samples.labels, "sources": _sources("device", samples.sources)}
+        given = {"inputs": samples.inputs, "labels": samples.labels, "sources": _sources("device", samples.sources),
+                 "chosen": samples.chosen}  # fmt: skip
         if count := self._policy.pseudo_labels:
             others = await self._asked.unlabelled(workload, since, count)
             untold = np.full(len(others.sources), UNTOLD)
-            added = {"inputs": others.inputs, "labels": untold, "sources": _sources(TEACHER, others.sources)}
+            added = {"inputs": others.inputs, "labels": untold, "sources": _sources(TEACHER, others.sources),
+                     "chosen": np.ones(len(untold), np.bool_)}  # fmt: skip
             given = {name: np.concatenate([array, added[name]]) for name, array in given.items()}
         await asyncio.to_thread(self._save, workload, given)
 

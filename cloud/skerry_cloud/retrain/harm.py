@@ -15,6 +15,7 @@ from skerry_shared.release import Channel
 
 Floats = NDArray[np.float64]
 Outcomes = Sequence[bool] | NDArray[np.bool_]
+Chances = Sequence[float] | Floats
 
 GRID = np.linspace(0, 1, 201)  # accuracies that are tested
 CHUNK = 256  # labels at a time
@@ -32,35 +33,43 @@ class Accuracy:
     size: int
 
 
-def proven(right: Outcomes, probabilities: Sequence[float] | Floats, alpha: float) -> Accuracy:
+def proven(right: Outcomes, probabilities: Chances, audits: Chances, alpha: float) -> Accuracy:
     """The accuracy over all answers, from sampled ones in the order of their labels.
 
-    With probability ``1 - alpha`` the interval holds at every number of labels at once, so it may be looked at when
-    one comes (Waudby-Smith, Ramdas: Estimating means of bounded random variables by betting, arXiv:2010.09686; bets of
-    fixed sizes). ``probabilities`` (0 to 1) of inclusion weigh each answer by their inverse.
+    ``probabilities`` (0 to 1) of inclusion weigh each answer by their inverse (the mean of Hájek, 1971). With
+    probability ``1 - alpha`` the interval holds at every number of labels at once, so it may be looked at when one
+    comes (Waudby-Smith, Ramdas: Estimating means of bounded random variables by betting, arXiv:2010.09686; bets of
+    fixed sizes; weighted as in Waudby-Smith, Wu, Ramdas, Karampatziakis, Mineiro: Anytime-valid off-policy inference
+    for contextual bandits, arXiv:2210.10768). A weight may be 1 at most, so all are scaled by the least of the
+    ``audits``, below which no probability was at its time. These hang on traffic and budget. The least probability that
+    was drawn hangs on the strata as well, which differ in accuracy: scaled by it the first labels would count too much.
     """
     outcomes = np.asarray(right, np.float64)
     if not len(outcomes):
         return Accuracy(math.nan, 0.0, 1.0, 0)
-    weights = np.min(probabilities) / np.asarray(probabilities, np.float64)
+    weights = np.min(audits) / np.asarray(probabilities, np.float64)
     mean = float(outcomes @ weights / weights.sum())
     high = _bound(outcomes, weights, alpha / 2)
     low = 1 - _bound(1 - outcomes, weights, alpha / 2)
     return Accuracy(mean, min(low, mean), max(high, mean), len(outcomes))
 
 
-def guessed(reference: float, usual: Channel, confidences: Floats) -> Accuracy:
+def guessed(reference: float, usual: Channel, confidences: Floats, probabilities: Floats) -> Accuracy:
     """Without labels: the reference accuracy (0 to 1) less what the mean confidence fell by (Guillory et al.:
     Predicting with confidence on unseen distributions, arXiv:2107.03315).
 
-    ``usual`` is the channel "confidence" of healthy traffic. The 95 % interval covers sampling only: a model that is
-    wrong and sure of it is not seen.
+    ``usual`` is the channel "confidence" of healthy traffic. ``probabilities`` (0 to 1) of inclusion weigh each sample
+    by their inverse; the variance of such a mean is that of Särndal, Swensson, Wretman: Model Assisted Survey Sampling,
+    1992, section 5.7, for an endless population. The 95 % interval covers sampling only: a model that is wrong and
+    sure of it is not seen.
     """
     if not len(confidences):
         return Accuracy(math.nan, 0.0, 1.0, 0)
     mean, variance, size = _moments(usual)
-    value = min(max(reference + float(confidences.mean()) - mean, 0.0), 1.0)
-    error = Z95 * math.sqrt(float(confidences.var()) / len(confidences) + variance / size)
+    shares = 1 / probabilities / (1 / probabilities).sum()
+    now = float(shares @ confidences)
+    value = min(max(reference + now - mean, 0.0), 1.0)
+    error = Z95 * math.sqrt(float(shares**2 @ (confidences - now) ** 2) + variance / size)
     return Accuracy(value, max(value - error, 0.0), min(value + error, 1.0), len(confidences))
 
 

@@ -22,11 +22,11 @@ def work(spec: IngestSpec, report: Report) -> None:
     if spec.samples:
         with np.load(spec.samples, allow_pickle=False) as file:
             examples, places, note = teach(workload, Examples(file["inputs"], file["labels"]), spec.sure)
-            sources = file["sources"][places].tolist()
+            sources, chosen = file["sources"][places].tolist(), file["chosen"][places]
     else:
-        examples = workload.examples()
+        examples, chosen = workload.examples(), None
         sources, note = [datasets.REFERENCE] * len(examples), f"{len(examples)} examples"
     report(Progress("ingest", 1, 2, note))
     parent = datasets.open_version(spec.datasets, spec.parent) if spec.parent else None
-    version = datasets.create(spec.datasets, workload, examples, sources, parent, created=spec.created)
+    version = datasets.create(spec.datasets, workload, examples, sources, parent, chosen=chosen, created=spec.created)
     report(Progress("ingest", 2, 2, f"version {version.info.version}: {version.info.counts}"))

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 ENVELOPE = 4096  # bytes around a payload, at most
 SEGMENTS = 16  # a full outbox has about so many: dropping one loses a sixteenth
-BOUND, DISK = "bound", "disk"  # why a batch was lost
+BOUND, DISK, BUDGET = "bound", "disk", "budget"  # why a batch was lost
 
 
 class Loss(NamedTuple):
@@ -69,6 +69,10 @@ class Outbox:
         except (StateError, OSError) as error:
             self._lose(Loss(kind, DISK), 1, error)
         self._wake()
+
+    def exceeded(self, table: str, why: str) -> None:
+        """Count a batch that does not come, for there was no budget left for it."""
+        self._lose(Loss(CLASS_OF[table], BUDGET), 1, why)
 
     def on_put(self, wake: Callable[[], None]) -> None:
         """Call ``wake`` after each ``put``, in its thread."""

@@ -1,8 +1,8 @@
 """What one model saw and said, counted into windows and sampled.
 
 Every answer is counted: the values of its channels (see ``skerry_shared.sketch``) fall into the bins of the bundle's
-baseline, and a window of time gives one row. A share of the answers is sampled, each with the same known
-probability.
+baseline, and a window of time gives one row. Some answers are sampled, each with a known probability (see
+``sampling``).
 
 On the hot path an answer costs a lock and an append: the arithmetic is done for many answers at once, and ``tick``
 encodes and calls the sink, which may wait for a disk. Only where samples outrun ``tick`` does their own thread pay.
@@ -19,15 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skerry_edge.observe.arrow import decode, encode
+from skerry_edge.observe.sampling import FACTORS, MOST, Strata
 from skerry_edge.observe.span import Span
 from skerry_shared import sketch, telemetry, windows
-from skerry_shared.errors import InputError
+from skerry_shared.inputs import decoded
 from skerry_shared.ports.runtime import Tensors
-from skerry_shared.release import Manifest, TensorSpec
+from skerry_shared.release import Manifest
 
 Sink = Callable[[str, bytes], None]  # (table, packed rows); thread-safe, quick
 Rows = dict[str, list[Any]]
-Sample = tuple[float, str, bytes, bytes, float]  # time and what follows of table "samples"
+Sample = tuple[float, str, bytes, str, bytes, str, float, float]  # time and what follows of table "samples"
 
 FOLD = 1024  # examples counted at a time: 35-88 ns a value in batches, several µs one by one; rare enough for a p99
 SAMPLES = 256  # samples sent together; more hardly take less bytes each
@@ -43,11 +44,12 @@ class Recorder:
     def __init__(
         self, manifest: Manifest, sink: Sink, span: Span, sample_rate: float, draw: Callable[[], float] = random.random
     ) -> None:
-        """``span`` gives the windows, ``draw`` uniform numbers in [0, 1)."""
+        """``span`` gives the windows, ``draw`` uniform numbers in [0, 1); ``sample_rate`` is that of ``sample_at``."""
         self._manifest, self._sink = manifest, sink
         self._span, self._hold = span, Span(LEAST_S, span.clock, span.timer)
         self._born = span.timer()
         self._rate, self._draw = sample_rate, draw
+        self._strata = Strata(manifest.baseline, len(manifest.labels))
         self._lock, self._closed = threading.Lock(), False
         self._seen: list[NDArray[Any]] = []  # scores and monitors of the last answers, for FOLD examples
         self._waiting = 0  # examples of them that are not counted yet
@@ -68,7 +70,7 @@ class Recorder:
         self._emit(ready)
 
     def sample_at(self, rate: float) -> None:
-        """Sample this share of the answers from now on, 0 to 1; each sample says with which one it was drawn."""
+        """Sample this share of all answers from now on, 0 to 1, and more of those that ``sampling`` prefers."""
         with self._lock:
             self._rate = rate
 
@@ -129,19 +131,29 @@ class Recorder:
     def _count(self, scores: NDArray[Any], monitors: NDArray[Any]) -> None:
         values = sketch.channel_values(scores, monitors)
         for i, channel in enumerate(self._manifest.baseline):
-            self._counts[i] += sketch.count(channel, values[:, i], self._last[i])
+            fresh = sketch.count(channel, values[:, i], self._last[i])
+            self._counts[i] += fresh
+            if channel.name == sketch.CLASS:
+                self._strata.saw(fresh)
         self._last = values[-1].tolist()
 
     def _sample(self, now: float, ids: Sequence[str], inputs: Tensors, scores: NDArray[Any]) -> None:
+        most = self._rate * MOST
         for i, name in enumerate(ids):
-            if self._draw() < self._rate:
-                (tensor,) = inputs.values()
-                self._take_sample(now, name, tensor[i], scores[i])
+            if (drawn := self._draw()) < most:
+                stratum = self._strata.of(scores[i])
+                if drawn < (probability := self._rate * FACTORS[stratum]):
+                    (tensor,) = inputs.values()
+                    why = telemetry.AUDIT if drawn < self._rate else stratum
+                    self._take_sample(now, name, tensor[i], scores[i], why, min(1.0, probability))
 
-    def _take_sample(self, now: float, name: str, example: NDArray[Any], scores: NDArray[Any]) -> None:
+    def _take_sample(
+        self, now: float, name: str, example: NDArray[Any], scores: NDArray[Any], stratum: str, probability: float
+    ) -> None:
         if example.nbytes > LARGEST:
             return
-        self._samples.append((now, name, example.tobytes(), scores.astype(np.float32).tobytes(), self._rate))
+        raw, answer = example.tobytes(), scores.astype(np.float32).tobytes()
+        self._samples.append((now, name, raw, example.dtype.name, answer, stratum, probability, self._rate))
         self._sample_bytes += example.nbytes
         if len(self._samples) >= SAMPLES or self._sample_bytes >= SAMPLE_BYTES:
             self._finish_samples()
@@ -169,20 +181,17 @@ def patience(served_s: float) -> float:
 
 
 def read_samples(manifest: Manifest, payload: bytes) -> Iterator[tuple[str, Tensors, NDArray[np.float32]]]:
-    """Prediction id, input (a batch of one) and scores of each sample of this model in a batch. Raises InputError."""
+    """Prediction id, input (a batch of one) and scores of each sample of this model in a batch that was drawn from all
+    answers alike. Raises InputError."""
     rows = decode("samples", telemetry.unpack(payload))
-    (spec,), model = manifest.inputs, (manifest.workload, manifest.release)
-    columns = (rows[name] for name in ("workload", "release", "prediction_id", "input", "scores"))
-    for workload, release, prediction_id, raw, answer in zip(*columns, strict=True):
-        if (workload, release) == model:
-            yield prediction_id, _tensors(spec, raw), np.frombuffer(answer, np.float32)
-
-
-def _tensors(spec: TensorSpec, raw: bytes) -> Tensors:
-    try:
-        return {spec.name: np.frombuffer(raw, spec.dtype).reshape(1, *spec.shape[1:])}
-    except ValueError as error:
-        raise InputError(f"samples: input is no {spec.dtype} {list(spec.shape[1:])}: {error}") from None
+    (spec,), wanted = manifest.inputs, (manifest.workload, manifest.release, telemetry.AUDIT)
+    columns = (
+        rows[name] for name in ("workload", "release", "stratum", "prediction_id", "input", "encoding", "scores")
+    )
+    for *what, prediction_id, raw, encoding, answer in zip(*columns, strict=True):
+        if tuple(what) == wanted:
+            tensors = {spec.name: decoded(raw, encoding, spec)}
+            yield prediction_id, tensors, np.frombuffer(answer, np.float32)
 
 
 def label_rows(time: float, pairs: Sequence[tuple[str, str]]) -> bytes:

@@ -1,4 +1,4 @@
-"""Watches the model that serves: its answers are noted on the hot path by an append, and judged about once a second."""
+"""Watches the model that serves: its answers are noted on the hot path by two appends, and judged once a second."""
 
 import time
 from collections import deque
@@ -11,25 +11,29 @@ from skerry_shared.errors import ModelError
 from skerry_shared.ports.runtime import Model, Tensors
 
 JUDGED = 100  # of the last examples; enough for a share to mean something, few enough to notice within seconds
+RUNS = 1 << 16  # whose times wait to be asked for: several seconds of the quickest model
 USUAL = 1000  # examples by which the classes are known that this model answers here in good health
 
 
 class Guard:
-    """One model's. ``answered`` and ``failed`` may be called by any thread, ``look`` by one."""
+    """One model's. ``answered`` and ``failed`` may be called by any thread, ``look`` and ``runs`` by one each."""
 
     def __init__(self, labels: int, bounds: Bounds) -> None:
         self._bounds, self._patience = bounds, Patience()
         self._new: deque[tuple[float, NDArray[np.floating] | None]] = deque(maxlen=JUDGED)  # older ones would not count
+        self._runs: deque[tuple[float, int]] = deque(maxlen=RUNS)  # seconds and examples, none where it failed
         self._last: deque[tuple[float, int]] = deque(maxlen=JUDGED)
         self._usual = np.zeros(labels, dtype=np.int64)
 
     def answered(self, seconds: float, scores: NDArray[np.floating]) -> None:
         """The model took so long for these scores, [examples, labels]."""
         self._new.append((seconds, scores))
+        self._runs.append((seconds, len(scores)))
 
     def failed(self, seconds: float) -> None:
         """The model raised an error after so long."""
         self._new.append((seconds, None))
+        self._runs.append((seconds, 0))
 
     def look(self) -> str:
         """A complaint that must be acted upon; empty for none, which is also the word where nothing was answered."""
@@ -43,9 +47,13 @@ class Guard:
             self._usual += count(_answers(noted).classes, len(self._usual))
         return found if self._patience.over(self._bounds) else ""
 
+    def runs(self) -> list[tuple[float, int]]:
+        """Seconds and examples of each run since the last call; no examples: it failed."""
+        return [self._runs.popleft() for _ in range(len(self._runs))]
+
 
 class Guarded:
-    """A model that its guard sees at work. Adds two looks at a clock and an append to a call."""
+    """A model that its guard sees at work. Adds two looks at a clock and two appends to a call."""
 
     def __init__(self, model: Model, guard: Guard) -> None:
         self._model, self._guard = model, guard

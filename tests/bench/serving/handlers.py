@@ -34,7 +34,7 @@ class Handlers:
         engine, unpacked = Engine(), bundle.load(device.workload.root / "a")
         config = load(device.folders)
         model = Loader(Engines(device.workload.engines), settings_of(config)).known(unpacked)
-        serving = Serving(engine, config, lambda *_: None, lambda *_: None, Unwatched())
+        serving = Serving(engine, config, lambda *_: None, lambda *_: None, Unwatched(), Unwatched())
         serving.activate(unpacked.manifest, model)
         self._catalog, self._request = Catalog(engine), _request()
         infer, service = minimal.handler(str(device.model)), InferenceService(self._catalog)

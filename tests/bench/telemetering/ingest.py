@@ -71,8 +71,9 @@ def _batch(rng: np.random.Generator, place: int, rows: int) -> bytes:
     columns: dict[str, list[Any]] = {
         "workload": ["pumps"] * rows, "release": [1] * rows, "time": [1.7e9 + place] * rows,
         "prediction_id": [f"{place * rows + row:024x}" for row in range(rows)],
-        "input": [row.tobytes() for row in inputs],
-        "scores": [row[:2].tobytes() for row in inputs], "probability": [0.1] * rows,
+        "input": [row.tobytes() for row in inputs], "encoding": ["float32"] * rows,
+        "scores": [row[:2].tobytes() for row in inputs], "stratum": ["audit"] * rows, "probability": [0.1] * rows,
+        "audit": [0.1] * rows,
     }  # fmt: skip
     return pack(encode("samples", columns))
 

@@ -1,0 +1,77 @@
+"""What of the drawn samples goes home: within each model's budget of bytes, and in the precision that is declared.
+
+Whoever is on the device to see samples (a new model's proof, a shadow) sees them before: exact, and all of them.
+"""
+
+import random
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from skerry_edge.observe.arrow import decode, encode
+from skerry_edge.observe.sampling import Budget
+from skerry_shared import telemetry
+from skerry_shared.errors import InputError
+from skerry_shared.inputs import lossy
+
+Rows = dict[str, list[Any]]
+
+
+class Homeward:
+    """One device's. Any thread."""
+
+    def __init__(
+        self, day_bytes: float, reduced: bool, put: Callable[[str, bytes], None], lose: Callable[[str, str], None],
+        timer: Callable[[], float], draw: Callable[[], float] = random.random,
+    ) -> None:  # fmt: skip
+        """``day_bytes`` for each workload; ``reduced`` lets inputs lose bits (see ``inputs.lossy``).
+
+        ``put`` takes (table, packed rows), ``lose`` (table, reason) where a batch is not passed on. ``draw`` gives
+        uniform numbers in [0, 1).
+        """
+        self._day_bytes, self._reduced, self._put, self._lose = day_bytes, reduced, put, lose
+        self._timer, self._draw = timer, draw
+        self._budgets, self._lock = dict[str, Budget](), threading.Lock()
+
+    def send(self, payload: bytes) -> None:
+        """Pass on what the budget allows of a packed batch of samples. Raises InputError if it is none of one model."""
+        rows = decode("samples", telemetry.unpack(payload))
+        if len(workloads := set(rows["workload"])) != 1:
+            raise InputError(f"samples: workload: a batch is about one, not about {len(workloads)}")
+        if self._reduced:
+            payload = _packed(rows := _shortened(rows))
+        with self._lock:
+            budget = self._budget(workloads.pop())
+            share = budget.share(len(payload), self._timer())
+            if share < 1:
+                payload = _packed(kept := self._thinned(rows, share))
+                if not kept["workload"]:
+                    return
+            paid = budget.pays(len(payload))
+        if paid:
+            self._put("samples", payload)
+        else:
+            self._lose("samples", f"{len(payload)} bytes are more than is left of sample_mb_day")
+
+    def _budget(self, workload: str) -> Budget:
+        if workload not in self._budgets:
+            self._budgets[workload] = Budget(self._day_bytes, self._timer())
+        return self._budgets[workload]
+
+    def _thinned(self, rows: Rows, share: float) -> Rows:
+        """Each row with the probability ``share``, which it says from now on."""
+        kept = [self._draw() < share for _ in rows["workload"]]
+        thinned = {
+            name: [value for value, stays in zip(column, kept, strict=True) if stays] for name, column in rows.items()
+        }
+        return thinned | {name: [value * share for value in thinned[name]] for name in ("probability", "audit")}
+
+
+def _shortened(rows: Rows) -> Rows:
+    """The same rows, with their inputs in fewer bits."""
+    short = [lossy(raw, encoding) for raw, encoding in zip(rows["input"], rows["encoding"], strict=True)]
+    return rows | {"input": [raw for raw, _ in short], "encoding": [encoding for _, encoding in short]}
+
+
+def _packed(rows: Rows) -> bytes:
+    return telemetry.pack(encode("samples", rows))
