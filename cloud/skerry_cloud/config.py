@@ -83,6 +83,8 @@ class Retrain:
     every_days: float = 0.0  # schedule: days since the last training
     new_labels: int = 0  # labels: so many labelled samples since the last training
     min_labels: int = 200  # labelled samples to learn from, whatever asks: of alarmed devices since their alarm
+    pseudo_labels: int = 0  # samples without a label, at most, that the workload's teacher labels for a retraining
+    pseudo_sure: float = 0.95  # of a label, at least, by the teacher's own word, and proven on samples that have one
     hours: tuple[int, ...] = ()  # of the day, 0 to 23, when a retraining may start; none: at any
     approval: bool = False  # publish a candidate, but leave its rollout to an operator
     max_loss: float | None = None  # points of accuracy on the old data that a candidate may lose; else the workload's
@@ -97,6 +99,8 @@ class Retrain:
         for trigger, key in (("estimate", "min_accuracy"), ("schedule", "every_days"), ("labels", "new_labels")):
             if trigger in self.on and getattr(self, key) <= 0:
                 raise ValueError(f"{key}: needs to be above 0 where on has {trigger!r}")
+        if self.pseudo_labels < 0 or not 0.5 <= self.pseudo_sure <= 1:
+            raise ValueError("pseudo_labels, pseudo_sure: need a number from 0, and a probability from 0.5 to 1")
         if self.min_accuracy > 1:
             raise ValueError("min_accuracy: needs a share from 0 to 1")
         if min(self.every_days, self.new_labels, self.budget_minutes, self.budget_money, self.price_per_minute) < 0:

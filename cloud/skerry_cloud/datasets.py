@@ -8,6 +8,7 @@ A child version is its parent plus new examples. Three rules keep evaluation hon
 1. What was put to the test, validation or train split stays there in every descendant.
 2. Equal inputs are always in the same split, so nothing that was trained on is tested on.
 3. A split depends on the contents and the seed only, not on order or time.
+4. What a teacher labelled, and no person, is for training only; it is left out where the same input is anywhere else.
 
 Within a version, rows that its parent did not have are *recent*, the others are *reference*.
 """
@@ -38,6 +39,8 @@ if TYPE_CHECKING:  # it loads torch, which reading a version does not need
 
 TRAIN, VALIDATION, TEST = SPLITS = ("train", "validation", "test")
 REFERENCE, RECENT = "reference", "recent"
+TEACHER = "teacher"  # begins the source of what a teacher labelled; a device's name follows
+UNTOLD = -1  # the label of an example that has none yet
 
 
 @dataclass(frozen=True)
@@ -205,16 +208,29 @@ def _merge(
     old_names = digests(old.examples.inputs, seed) if old else []
     old_labels = old.examples.labels.tolist() if old else []
     names, labels = digests(examples.inputs, seed), examples.labels.tolist()
-    fresh = _first_of_each(list(zip(names, labels, strict=True)), set(zip(old_names, old_labels, strict=True)))
     settled = dict(zip(old_names, old.split.tolist(), strict=True)) if old else {}
-    splits = assign(names, labels, settled, shares)
+    splits = _splits(names, labels, [source.startswith(f"{TEACHER}:") for source in sources], settled, shares)
+    kept = np.flatnonzero(splits)
+    keys = [(names[i], labels[i]) for i in kept]
+    fresh = kept[_first_of_each(keys, set(zip(old_names, old_labels, strict=True)))]
     new = Rows(
         examples.take(fresh),
-        np.array([splits[names[i]] for i in fresh], dtype=np.str_),
+        np.array([splits[i] for i in fresh], dtype=np.str_),
         np.array([sources[i] for i in fresh], dtype=np.str_),
         np.full(len(fresh), version, dtype=np.int64),
     )
     return (_concatenate(old, new) if old else new), len(examples) - len(fresh)
+
+
+def _splits(
+    names: Sequence[bytes], labels: Sequence[int], taught: Sequence[bool], settled: Mapping[bytes, str], shares: Shares
+) -> list[str]:
+    """The split of each example; an empty one leaves it out."""
+    told = [i for i, by_teacher in enumerate(taught) if not by_teacher]
+    splits = assign([names[i] for i in told], [labels[i] for i in told], settled, shares)
+    known = splits.keys() | settled.keys()
+    free = {name: "" if name in known else TRAIN for name in names}
+    return [free[name] if by_teacher else splits[name] for name, by_teacher in zip(names, taught, strict=True)]
 
 
 def _first_of_each(keys: Sequence[tuple[bytes, int]], known: set[tuple[bytes, int]]) -> NDArray[np.int64]:

@@ -72,12 +72,16 @@ class Learning:
                 await self.fit(run.id, "cloud", _unheard)
 
     async def ingest(
-        self, workload: str, actor: str, report: Report, samples: Path | None = None, parent: int = 0
-    ) -> Dataset:
-        """The workload's next dataset version: its own data, or a parent version and samples from the field."""
+        self, workload: str, actor: str, report: Report, samples: Path | None = None, parent: int = 0,
+        sure: float = 1.0,
+    ) -> Dataset:  # fmt: skip
+        """The workload's next dataset version: its own data, or a parent version and samples from the field.
+
+        ``samples``, ``sure``: see ``IngestSpec``.
+        """
         spec = IngestSpec(
             name=workload, workload=self._known(workload), folder=self._folder, datasets=self._data(workload),
-            created=time.time(), samples=samples, parent=parent,
+            created=time.time(), samples=samples, parent=parent, sure=sure,
         )  # fmt: skip
         async with self._heavy:
             self._data(workload).mkdir(parents=True, exist_ok=True)

@@ -32,7 +32,7 @@ from skerry_cloud.fleet.links import Links
 from skerry_cloud.ingest.flow import Ingest
 from skerry_cloud.ingest.lake import QUARANTINE, Lake
 from skerry_cloud.ingest.quarantine import Refusals
-from skerry_cloud.ingest.samples import Labelled, labelled
+from skerry_cloud.ingest.samples import Labelled, Unlabelled, labelled, unlabelled_inputs
 from skerry_cloud.ingest.upkeep import Policy as Keeping
 from skerry_cloud.ingest.upkeep import Upkeep
 from skerry_cloud.keys import Keys
@@ -104,10 +104,8 @@ class Cloud:
             self._committed,
         )  # fmt: skip
         self._drift = DriftFlow(database, found.drift.false_alarm_days, found.drift.tolerance, self._learning.normal)
-        self._retrainer = Retrainer(
-            database, self._learning, Asked(self._labelled, self._estimate, self._roll_out), _policy(found),
-            folder / "incoming",
-        )  # fmt: skip
+        asked = Asked(self._labelled, self._unlabelled, self._estimate, self._roll_out)
+        self._retrainer = Retrainer(database, self._learning, asked, _policy(found), folder / "incoming")
         self._notifier = Notifier(
             database, found.fleet, routes.load(found.alarms, folder), found.alarms.escalate_hours * 3600,
             found.alarms.give_up_days * 86400,
@@ -250,12 +248,18 @@ class Cloud:
         return await asyncio.to_thread(self._lake.scan, "windows", None, filter)
 
     async def _labelled(self, workload: str, since: Mapping[str, float]) -> Labelled:
-        bundle = await self._store.first(
-            select(Bundle).where(Bundle.workload == workload).order_by(Bundle.release.desc())
-        )
-        assert bundle  # an alarm is about a release
-        manifest = wire.from_json(Manifest, bundle.manifest)
-        return await asyncio.to_thread(labelled, self._lake, workload, since, manifest.inputs[0], manifest.labels)
+        newest = await self._newest(workload)
+        return await asyncio.to_thread(labelled, self._lake, workload, since, newest.inputs[0], newest.labels)
+
+    async def _unlabelled(self, workload: str, since: Mapping[str, float], count: int) -> Unlabelled:
+        newest = await self._newest(workload)
+        return await asyncio.to_thread(unlabelled_inputs, self._lake, workload, since, newest.inputs[0], count)
+
+    async def _newest(self, workload: str) -> Manifest:
+        mine = select(Bundle).where(Bundle.workload == workload)
+        bundle = await self._store.first(mine.order_by(Bundle.release.desc()))
+        assert bundle  # what devices run is a release
+        return wire.from_json(Manifest, bundle.manifest)
 
     async def _estimate(self, workload: str, release: int, since: Mapping[str, float]) -> Accuracy:
         return (await accuracy.estimate(self._store, self._drift.normal, self._lake, workload, release, since))[1]
@@ -323,6 +327,7 @@ def _policy(found: CloudConfig) -> Policy:
         max_loss=retrain.max_loss, on=retrain.on, min_harm=retrain.min_harm, min_accuracy=retrain.min_accuracy,
         every_days=retrain.every_days, new_labels=retrain.new_labels, approval=retrain.approval, hours=retrain.hours,
         budget_minutes=retrain.budget_minutes, budget_money=retrain.budget_money, price=retrain.price_per_minute,
+        pseudo_labels=retrain.pseudo_labels, pseudo_sure=retrain.pseudo_sure,
     )  # fmt: skip
 
 

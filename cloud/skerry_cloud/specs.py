@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 class IngestSpec:
     """What to ingest; ``name`` is what the cloud calls the workload.
 
-    ``samples`` is an .npz with inputs, labels (int64) and sources (str) of one length; it needs a ``parent``.
+    ``samples`` is an .npz with inputs, labels (int64) and sources (str) of one length; it needs a ``parent``. Those
+    labelled -1 are for the workload's teacher, where it is ``sure`` at least.
     """
 
     name: str
@@ -24,6 +25,7 @@ class IngestSpec:
     created: float
     samples: Path | None = None
     parent: int = 0
+    sure: float = 1.0
 
 
 @dataclass(frozen=True)

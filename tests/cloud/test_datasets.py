@@ -120,6 +120,23 @@ def test_a_test_picture_seen_again_in_the_field_is_not_trained_on(tmp_path: Path
     assert set(rows.split[child.recent(rows)]) == {TEST}
 
 
+def test_what_a_teacher_labelled_is_only_trained_on(tmp_path: Path, tiny: Workload) -> None:
+    parent = first(tmp_path, tiny)
+    told, tested = field(tiny), parent.read().of(TEST).examples.take(slice(5))
+    new = Examples(np.random.default_rng(1).integers(0, 255, (30, 4, 4), dtype=np.uint8), np.zeros(30, np.int64))
+    parts = [(new, "teacher:a"), (told, "device:a"), (told.take(slice(10)), "teacher:a"), (tested, "teacher:a")]
+    examples = Examples(
+        np.concatenate([part.inputs for part, _ in parts]), np.concatenate([part.labels for part, _ in parts])
+    )
+    sources = [source for part, source in parts for _ in range(len(part))]
+    child = datasets.create(tmp_path, tiny, examples, sources, parent, created=2.0)
+    rows = child.read()
+    taught = rows.source == "teacher:a"
+    assert np.array_equal(rows.examples.inputs[taught], new.inputs)
+    assert set(rows.split[taught]) == {"train"} and child.info.repeats == 15
+    assert Counter(rows.split[rows.source == "device:a"].tolist()) == {"train": 24, "test": 12, "validation": 4}
+
+
 def test_repeats_are_left_out_and_counted(tmp_path: Path, tiny: Workload) -> None:
     parent = first(tmp_path, tiny)
     known, twice = tiny.examples().take(slice(5)), field(tiny).take(np.array([0, 0, 1]))

@@ -35,6 +35,12 @@ class Samples:
     probabilities: np.ndarray[Any, Any]
 
 
+@dataclass(frozen=True)
+class Unlabelled:
+    inputs: np.ndarray[Any, Any]
+    sources: Sequence[str]
+
+
 class Steps:
     """Records what is asked of it, and what the sample file held."""
 
@@ -44,7 +50,7 @@ class Steps:
         self.store: Store
 
     async def ingest(
-        self, workload: str, actor: str, report: Any, samples: Path | None = None, parent: int = 0
+        self, workload: str, actor: str, report: Any, samples: Path | None = None, parent: int = 0, sure: float = 1.0
     ) -> Dataset:
         assert samples
         with np.load(samples) as file:
@@ -97,7 +103,7 @@ class World:
 
     def start(self, policy: Policy = POLICY) -> Retrainer:
         """As a server that starts does."""
-        asked = Asked(self._labelled, self._estimate, self._start)
+        asked = Asked(self._labelled, self._unlabelled, self._estimate, self._start)
         return Retrainer(self.store, self.steps, asked, policy, self._folder, lambda: NOW)
 
     async def build(self, kind: str) -> "World":
@@ -129,6 +135,10 @@ class World:
         size, wrong = self.labels, np.zeros(self.labels, bool)
         ones = np.ones(size)
         return Samples(np.zeros((size, 2)), np.arange(size), ["edge-1"] * size, ones.astype(int), wrong, ones)
+
+    async def _unlabelled(self, workload: str, since: Mapping[str, float], count: int) -> Unlabelled:
+        assert (workload, since) == ("w", self.since)
+        return Unlabelled(np.ones((count, 2)), ["edge-2"] * count)
 
     async def _estimate(self, workload: str, release: int, since: Mapping[str, float]) -> Accuracy:
         assert (workload, release, since) == ("w", 1, self.since)
@@ -165,6 +175,15 @@ def test_from_alarm_to_rollout_in_order(with_store: Callable[[Any], None], tmp_p
 
     tell(with_store, tmp_path, Steps(), story)
     assert list(tmp_path.glob("*.npz")) == []
+
+
+def test_samples_without_a_label_go_to_the_teacher(with_store: Callable[[Any], None], tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        await world.start(replace(POLICY, pseudo_labels=5)).tick()
+        _, _, labels, sources = world.steps.calls[0]
+        assert labels == [*range(30), *[-1] * 5] and sources == ["device:edge-1"] * 30 + ["teacher:edge-2"] * 5
+
+    tell(with_store, tmp_path, Steps(), story)
 
 
 STEPS = ("ingest", "enqueue", "fit", "compress", "compare", "publish", "start")

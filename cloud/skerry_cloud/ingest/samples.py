@@ -36,12 +36,21 @@ class Labelled:
     probabilities: NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class Unlabelled:
+    """n inputs (n × the raw shape) whose truth nobody told, and their devices."""
+
+    inputs: NDArray[np.generic]
+    sources: Sequence[str]
+
+
 def labelled(
     lake: Lake, workload: str, since: Mapping[str, float], spec: TensorSpec, labels: Sequence[str]
 ) -> Labelled:
     """Samples of these devices, each since its own time (Unix seconds), that have a label; the last label counts.
 
-    A label that the workload does not know is as good as none.
+    A label that the workload does not know is as good as none; so is a sample of a release before that took another
+    input.
     """
     mine = pc.field("device").isin(list(since))
     wanted = mine & (pc.field("workload") == workload) & (pc.field("time") >= min(since.values()))
@@ -53,13 +62,12 @@ def labelled(
         for row in truths.to_pylist()
         if row["label"] in places
     }
-    size = np.dtype(spec.dtype).itemsize * math.prod(spec.shape[1:])  # a release before may have taken another input
     known = [
         row
         for row in samples.to_pylist()
         if row["time"] >= since[row["device"]]
         and (row["device"], row["prediction_id"]) in truth
-        and len(row["input"]) == size
+        and len(row["input"]) == _size(spec)
     ]
     told = np.array([truth[row["device"], row["prediction_id"]] for row in known], dtype=np.int64)
     return Labelled(
@@ -89,6 +97,14 @@ def unlabelled(lake: Lake, workload: str, since: Mapping[str, float], count: int
     rows.sort(key=lambda row: hashlib.sha256(f"{row['device']}/{row['prediction_id']}".encode()).digest())
     columns = ("device", "time", "prediction_id", "release", "input")
     return [{**{name: row[name] for name in columns}, "answer": _top(row["scores"])} for row in rows[:count]]
+
+
+def unlabelled_inputs(
+    lake: Lake, workload: str, since: Mapping[str, float], spec: TensorSpec, count: int
+) -> Unlabelled:
+    """As ``unlabelled``; a sample of a release before that took another input is none."""
+    rows = [row for row in unlabelled(lake, workload, since, count) if len(row["input"]) == _size(spec)]
+    return Unlabelled(_inputs([row["input"] for row in rows], spec), [row["device"] for row in rows])
 
 
 def confidences(lake: Lake, workload: str, release: int, since: Mapping[str, float]) -> NDArray[np.float64]:
@@ -141,6 +157,10 @@ def _overload(lake: Lake) -> Iterator[tuple[str, dict[str, Any]]]:
     for row in sums.sort_by([(name, "ascending") for name in model]).to_pylist():
         counts = {name: row[f"{name}_sum"] for name in LOAD}
         yield row["device"], {"workload": row["workload"], "release": row["release"], **counts, "until": row["end_max"]}
+
+
+def _size(spec: TensorSpec) -> int:
+    return np.dtype(spec.dtype).itemsize * math.prod(spec.shape[1:])
 
 
 def _inputs(raw: Sequence[bytes], spec: TensorSpec) -> NDArray[np.generic]:

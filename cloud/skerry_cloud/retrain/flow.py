@@ -14,7 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from skerry_cloud.alarms import move
+from skerry_cloud.datasets import TEACHER, UNTOLD
 from skerry_cloud.job import Progress, Report
 from skerry_cloud.retrain.harm import Accuracy, proven
 from skerry_cloud.retrain.policy import (
@@ -70,6 +71,15 @@ class Samples(Protocol):
     def probabilities(self) -> NDArray[np.float64]: ...  # noqa: D102
 
 
+class Inputs(Protocol):
+    """Inputs without a label (n × raw shape), and the device that each came from."""
+
+    @property
+    def inputs(self) -> NDArray[np.generic]: ...  # noqa: D102
+    @property
+    def sources(self) -> Sequence[str]: ...  # noqa: D102
+
+
 class Judged(Protocol):
     """What a comparison comes to."""
 
@@ -88,8 +98,9 @@ class Steps(Protocol):
     """The steps that lead to a release; see ``learning.Learning``."""
 
     async def ingest(
-        self, workload: str, actor: str, report: Report, samples: Path | None = None, parent: int = 0
-    ) -> Dataset:
+        self, workload: str, actor: str, report: Report, samples: Path | None = None, parent: int = 0,
+        sure: float = 1.0,
+    ) -> Dataset:  # fmt: skip
         """Grow a dataset."""
         ...
 
@@ -119,6 +130,7 @@ class Steps(Protocol):
 
 
 Labelled = Callable[[str, Mapping[str, float]], Awaitable[Samples]]  # (workload, since when for each device)
+Unlabelled = Callable[[str, Mapping[str, float], int], Awaitable[Inputs]]  # (…, how many at most)
 Estimate = Callable[[str, int, Mapping[str, float]], Awaitable[Accuracy]]  # (workload, release, since …), no labels
 StartRollout = Callable[[str, int], Awaitable[object]]  # (workload, release)
 
@@ -128,6 +140,7 @@ class Asked:
     """Who else is asked before something is decided, or done."""
 
     labelled: Labelled
+    unlabelled: Unlabelled
     estimate: Estimate
     start: StartRollout
 
@@ -191,8 +204,8 @@ class Retrainer:
         known = replace(situation, cohorts=cohorts, labelled=len(samples.labels), estimate=estimate)
         verdict = self.verdicts[workload] = decide(self._policy, known, now)
         if verdict.retrain:
-            begun = await self._begin(workload, champion.number, alarms, samples, verdict.reason)
-            await self._go_on(begun)
+            await self._keep(workload, samples, since)
+            await self._go_on(await self._begin(workload, champion.number, alarms, verdict.reason))
 
     async def _champion(self, workload: str, alarms: Sequence[Alarm]) -> Release | None:
         """What drifts, or else the newest that devices run."""
@@ -246,10 +259,17 @@ class Retrainer:
                 session.add(Event(time=self._clock(), kind="health", name=row.title, before=before,
                                   after=row.health, reason=reason, actor=ACTOR))  # fmt: skip
 
-    async def _begin(
-        self, workload: str, champion: int, alarms: Sequence[Alarm], samples: Samples, reason: str
-    ) -> Retraining:
-        await asyncio.to_thread(self._save, workload, samples)
+    async def _keep(self, workload: str, samples: Samples, since: Mapping[str, float]) -> None:
+        """What is to be learned from: samples with a label, and some without one for the workload's teacher."""
+        given = {"inputs": samples.inputs, "labels": samples.labels, "sources": _sources("device", samples.sources)}
+        if count := self._policy.pseudo_labels:
+            others = await self._asked.unlabelled(workload, since, count)
+            untold = np.full(len(others.sources), UNTOLD)
+            added = {"inputs": others.inputs, "labels": untold, "sources": _sources(TEACHER, others.sources)}
+            given = {name: np.concatenate([array, added[name]]) for name, array in given.items()}
+        await asyncio.to_thread(self._save, workload, given)
+
+    async def _begin(self, workload: str, champion: int, alarms: Sequence[Alarm], reason: str) -> Retraining:
         row = Retraining(workload=workload, champion=champion, alarms=[alarm.id for alarm in alarms], reason=reason,
                          began=self._clock())  # fmt: skip
         async with self._store.begin() as session:
@@ -271,7 +291,9 @@ class Retrainer:
         champion = await self._store.get(Run, (await self._store.get(Release, row.workload, row.champion)).run)
         if not row.dataset:
             file = self._file(row.workload)
-            dataset = await self._steps.ingest(row.workload, ACTOR, self._report, file, champion.dataset)
+            dataset = await self._steps.ingest(
+                row.workload, ACTOR, self._report, file, champion.dataset, self._policy.pseudo_sure
+            )
             await self._note(row, dataset=dataset.number)
             file.unlink()
         if not row.run:
@@ -361,11 +383,10 @@ class Retrainer:
     def _file(self, workload: str) -> Path:
         return self._folder / f"{workload}.npz"
 
-    def _save(self, workload: str, samples: Samples) -> None:
+    def _save(self, workload: str, arrays: Mapping[str, NDArray[Any]]) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         content = io.BytesIO()
-        sources = np.array([f"device:{name}" for name in samples.sources])
-        np.savez(content, inputs=samples.inputs, labels=samples.labels, sources=sources)
+        np.savez(content, **arrays)  # type: ignore[arg-type]  # it takes any names
         write_durably(self._file(workload), content.getvalue())
 
     def _report(self, progress: Progress) -> None:
@@ -375,6 +396,10 @@ class Retrainer:
     def _event(self, workload: str, before: str, after: str, reason: str) -> Event:
         return Event(time=self._clock(), kind="retrain", name=workload, before=before, after=after, reason=reason,
                      actor=ACTOR)  # fmt: skip
+
+
+def _sources(who: str, devices: Sequence[str]) -> NDArray[np.str_]:
+    return np.array([f"{who}:{device}" for device in devices], dtype=np.str_)
 
 
 def _is_about(alarm: Alarm, installed: Installed) -> bool:

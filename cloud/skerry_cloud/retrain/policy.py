@@ -32,6 +32,8 @@ class Policy:
     budget_minutes: float = 0.0
     budget_money: float = 0.0
     price: float = 0.0  # of a minute
+    pseudo_labels: int = 0
+    pseudo_sure: float = 1.0
 
     @property
     def looks_without_alarm(self) -> bool:

@@ -8,6 +8,7 @@ import numpy as np
 from skerry_cloud import datasets, workloads
 from skerry_cloud.job import Progress, Report
 from skerry_cloud.specs import IngestSpec
+from skerry_cloud.train.teacher import teach
 from skerry_cloud.workloads import Examples
 from skerry_shared.errors import ConfigError
 
@@ -20,11 +21,12 @@ def work(spec: IngestSpec, report: Report) -> None:
     report(Progress("ingest", 0, 2, "reading"))
     if spec.samples:
         with np.load(spec.samples, allow_pickle=False) as file:
-            examples, sources = Examples(file["inputs"], file["labels"]), file["sources"].tolist()
+            examples, places, note = teach(workload, Examples(file["inputs"], file["labels"]), spec.sure)
+            sources = file["sources"][places].tolist()
     else:
         examples = workload.examples()
-        sources = [datasets.REFERENCE] * len(examples)
-    report(Progress("ingest", 1, 2, f"{len(examples)} examples"))
+        sources, note = [datasets.REFERENCE] * len(examples), f"{len(examples)} examples"
+    report(Progress("ingest", 1, 2, note))
     parent = datasets.open_version(spec.datasets, spec.parent) if spec.parent else None
     version = datasets.create(spec.datasets, workload, examples, sources, parent, created=spec.created)
     report(Progress("ingest", 2, 2, f"version {version.info.version}: {version.info.counts}"))

@@ -58,6 +58,13 @@ class Workload(ABC):
         """A fresh network, ``width`` times as wide as ``model``'s, for distillation; None: there is none to build."""
         return None
 
+    def teacher(self, inputs: NDArray[Any]) -> NDArray[np.float32] | None:  # noqa: ARG002
+        """Probabilities (n × labels) of a better model, too slow for devices, for raw inputs; None: there is none.
+
+        By the retraining policy it labels samples that nobody else did (``retrain.pseudo_labels``).
+        """
+        return None
+
     def prepare(self, inputs: Tensor) -> Tensor:
         """Raw input to the float32 that the network takes. Tensor operations only: this is exported with the model."""
         return inputs.float()
