@@ -83,7 +83,7 @@ def _fault(field: Field, dtype: np.dtype[Any]) -> str:
 
 
 def _generalise_fault(field: Field, dtype: np.dtype[Any]) -> str:
-    low, high = _range(field)
+    low, high = range_of(field)
     if dtype.kind not in "iuf":
         return f"generalise: {dtype} is no number; choose keep or drop"
     if field.step < 0 or low > high or (not field.step and field.low is field.high is None):
@@ -135,7 +135,7 @@ def _mask(values: Array, field: Field, _: bytes | None) -> Array:
 
 def _generalise(values: Array, field: Field, _: bytes | None) -> Array:
     with np.errstate(over="ignore", invalid="ignore"):  # infinities and what is none stay what they are
-        found = np.clip(values.astype(np.result_type(values.dtype, np.float32)), *_range(field))
+        found = np.clip(values.astype(np.result_type(values.dtype, np.float32)), *range_of(field))
         found = np.round(found / field.step) * field.step if field.step else found
         return (np.clip(found, *limits(values.dtype)) if values.dtype.kind in "iu" else found).astype(values.dtype)
 
@@ -155,7 +155,8 @@ _TREAT: dict[str, Callable[[Array, Field, bytes | None], Array]] = {
 }  # fmt: skip
 
 
-def _range(field: Field) -> tuple[float, float]:
+def range_of(field: Field) -> tuple[float, float]:
+    """What a generalised value is clipped to."""
     return -math.inf if field.low is None else field.low, math.inf if field.high is None else field.high
 
 

@@ -17,7 +17,7 @@ from skerry_cloud.datasets import TEST
 from skerry_cloud.job import Progress, Report
 from skerry_cloud.specs import AdoptSpec
 from skerry_cloud.train import adopt_onnx, adopt_tflite
-from skerry_cloud.train.job import evaluate
+from skerry_cloud.train.job import declare, evaluate
 from skerry_cloud.workloads import Workload
 from skerry_shared.errors import ModelError
 
@@ -43,10 +43,7 @@ def work(spec: AdoptSpec, report: Report) -> None:
     scores = models.load(target).run(test.examples.inputs).scores
     if not np.isfinite(scores).all():
         raise ModelError(f"{spec.file.name}: scores: not every one is a finite number")
-    runs.write(
-        spec.run / runs.DECLARED,
-        runs.Declared(workload.name, workload.owner, workload.labels, workload.input, workload.monitors),
-    )
+    declare(workload, spec.run)
     metrics = evaluate(workload, version, test, scores, runs.Training(0, 0, 0, 0.0, 0.0))
     runs.write(spec.run / runs.METRICS, metrics)
     report(Progress("evaluate", 1, 1, f"accuracy {metrics.overall['accuracy']:.4f} on {len(test)} held-out examples"))
