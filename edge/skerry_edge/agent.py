@@ -33,6 +33,7 @@ from skerry_edge.observe.load import LoadLog
 from skerry_edge.observe.losses import LossLog
 from skerry_edge.observe.outbox import Outbox
 from skerry_edge.observe.recorder import label_rows, read_samples
+from skerry_edge.observe.redact import Redactor, pseudonym_key
 from skerry_edge.observe.span import Span
 from skerry_edge.observe.uplink import Limits, Uplink
 from skerry_edge.protect.strain import Allowance, Strain, allowance
@@ -84,6 +85,8 @@ class Agent:
         self._folders, self._config, self._settings = folders, config, settings_of(config)
         self._outbox = Outbox(folders.spool, config.spool_mb << 20, partial(_sealer, folders, config))
         self._events = EventLog(folders.events, self._outbox.put)
+        installed = (manifest for folder in folders.workloads() for manifest in Slots(folder.root).manifests())
+        self._redactor = Redactor(pseudonym_key(folders.pseudonyms), installed)
         self._engine, self._strain, self._notifier = Engine(), Strain.NONE, Notifier()
         period = (self._notifier.watchdog_s or 3 * PERIOD_S) / 3
         alive = lambda: self._notifier.tell(WATCHDOG)  # noqa: E731
@@ -252,6 +255,7 @@ class Agent:
 
     def _activate(self, workload: str, live: Live | None) -> None:
         if live:
+            self._redactor.know(live.bundle.manifest)
             self._serving.activate(live.bundle.manifest, live.model)
         else:
             self._serving.drop(workload)
@@ -269,21 +273,24 @@ class Agent:
         self._tell(f"strain {before.name.lower()}", f"strain {after.name.lower()}", why)
 
     def _sink(self, table: str, payload: bytes) -> None:
-        """Pass a batch to the outbox; samples of a model that is being proven also to its update."""
-        for manifest in self._wanting_samples() if table == "samples" else ():
+        """Pass a batch to the outbox; of samples what may be kept, but all of them to updates that are being proven."""
+        if table != "samples":
+            return self._outbox.put(table, payload)
+        for manifest in self._wanting_samples():
             for prediction_id, inputs, scores in read_samples(manifest, payload):
                 self._workloads.sample(manifest.workload, manifest.release, prediction_id, inputs, scores)
-        self._outbox.put(table, payload)
+        return self._outbox.put(table, self._redactor.samples(payload))
 
     def _wanting_samples(self) -> list[Manifest]:
         names = self._workloads.proving() | (self._workloads.shadowing() if self._allowed.shadow else set())
         return [manifest for manifest in self._engine.manifests() if manifest.workload in names]
 
     def _learn(self, truths: Sequence[tuple[str, str]]) -> None:
-        """Pass late labels, as (prediction id, label), to the outbox and to updates that are being proven."""
+        """Pass late labels, as (prediction id, label), to updates that are being proven, and what may be kept to the
+        outbox."""
         for prediction_id, label in truths:
             self._workloads.learn(prediction_id, label)
-        self._outbox.put("labels", label_rows(time.time(), truths))
+        self._outbox.put("labels", label_rows(time.time(), self._redactor.truths(truths)))
 
     def _serve(self) -> "_Servers":
         folders, config = self._folders, self._config

@@ -1,17 +1,13 @@
 """What may be kept of a model's input: a policy for each field of it, signed with the bundle. Pure.
 
 A field is one value of the input's last axis, such as a column of a table, or all of the input, such as a picture. The
-device applies its release's policy before anything is stored or sent; the cloud applies the same to what it learns from.
+device applies its release's policy before anything is stored or sent, the cloud applies it to what it learns from.
 
-========== ============================================================== ===================================
-action     what is kept                                                   can it be undone?
-========== ============================================================== ===================================
-keep       the value                                                      –
-drop       zero                                                           no
-mask       a constant                                                     no
-generalise the value, clipped to a range and rounded to a step            up to the step
-hash       a pseudonym, equal for equal values: HMAC-SHA-256 (RFC 2104)   by who has the device's key: by guessing
-========== ============================================================== ===================================
+    keep         the value
+    drop         zero in its place
+    mask         a constant in its place
+    generalise   the value, clipped to a range and rounded to a step
+    hash         a pseudonym, equal for equal values: HMAC-SHA-256 (RFC 2104) under a key that only devices have
 """
 
 import hmac
@@ -58,7 +54,7 @@ def pseudonym(name: str) -> Field:
 
 
 def fault(fields: Sequence[Field], spec: TensorSpec) -> str:
-    """Why this is no policy for such an input, naming the field and the fix; empty if it is one, or if there is none."""
+    """Why this is no policy for such an input, naming the field and the fix; empty if it is one, or none."""
     width = spec.shape[-1] if len(spec.shape) > 1 else 1
     if len(fields) not in (0, 1, width):
         return f"fields: {len(fields)} of them; input {spec.name!r} has {width} values in a row: one for each, or one"
@@ -104,8 +100,8 @@ def workload_key(key: bytes, workload: str) -> bytes:
 def treat(inputs: Array, fields: Sequence[Field], key: bytes | None = None) -> Array:
     """Raw inputs (first dimension: examples) as they may be kept; the same array where all of it may.
 
-    Shape and dtype stay. Without a ``key`` what would be hashed is dropped: so the cloud treats what it learns from. Then
-    treating twice is treating once.
+    Shape and dtype stay. Without a ``key`` what would be hashed is dropped: so the cloud treats what it learns from.
+    Then treating twice is treating once.
     """
     if all(field.action == KEEP for field in fields):
         return inputs
@@ -135,9 +131,10 @@ def _mask(values: Array, field: Field, _: bytes | None) -> Array:
 
 def _generalise(values: Array, field: Field, _: bytes | None) -> Array:
     with np.errstate(over="ignore", invalid="ignore"):  # infinities and what is none stay what they are
-        found = np.clip(values.astype(np.result_type(values.dtype, np.float32)), *range_of(field))
+        found: Array = np.clip(values.astype(np.result_type(values.dtype, np.float32)), *range_of(field))
         found = np.round(found / field.step) * field.step if field.step else found
-        return (np.clip(found, *limits(values.dtype)) if values.dtype.kind in "iu" else found).astype(values.dtype)
+        found = np.clip(found, *limits(values.dtype)) if values.dtype.kind in "iu" else found
+        return found.astype(values.dtype)
 
 
 def _hash(values: Array, field: Field, key: bytes | None) -> Array:
@@ -147,7 +144,8 @@ def _hash(values: Array, field: Field, key: bytes | None) -> Array:
     distinct, places = np.unique(values + values.dtype.type(0), return_inverse=True)  # -0.0 is 0.0
     digests = (hmac.digest(key, name + value.tobytes(), "sha256") for value in distinct)
     numbers = [int.from_bytes(digest[:8], "big") >> (64 - bits) for digest in digests]
-    return np.array(numbers, np.uint64).astype(values.dtype)[places].reshape(values.shape)
+    found: Array = np.array(numbers, np.uint64).astype(values.dtype)[places].reshape(values.shape)
+    return found
 
 
 _TREAT: dict[str, Callable[[Array, Field, bytes | None], Array]] = {

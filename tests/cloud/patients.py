@@ -15,7 +15,7 @@ class Patients(Workload):
     owner = "tests"
     labels = ("usual", "above")
     input = TensorSpec("row", "float32", (ANY, 4))
-    columns = ("reading", "age", "patient", "ward")
+    columns: ClassVar[tuple[str, ...]] = ("reading", "age", "patient", "ward")
     policy: ClassVar[tuple[Field, ...]] = (
         pseudonym("patient"),
         generalise("age", step=10, low=20, high=90),

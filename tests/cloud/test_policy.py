@@ -34,7 +34,9 @@ rows = st.sampled_from(["uint8", "int32", "int64", "float32", "float64"]).flatma
 )
 
 
-@given(rows, st.tuples(st.sampled_from([keep("a"), drop("a"), mask("a", 7), pseudonym("a")]), coarse, st.just(keep("c"))))
+@given(
+    rows, st.tuples(st.sampled_from([keep("a"), drop("a"), mask("a", 7), pseudonym("a")]), coarse, st.just(keep("c")))
+)
 def test_a_graph_treats_inputs_as_a_device_does(inputs: NDArray[Any], fields: tuple[Field, ...]) -> None:
     assume(not privacy.fault(fields, TensorSpec("row", inputs.dtype.name, (ANY, 3))))
     found = treat(torch.tensor(inputs), fields).numpy()
