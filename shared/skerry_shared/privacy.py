@@ -87,6 +87,11 @@ def _generalise_fault(field: Field, dtype: np.dtype[Any]) -> str:
     return ""
 
 
+def acts(fields: Sequence[Field]) -> bool:
+    """Is anything not kept as it is?"""
+    return any(field.action != KEEP for field in fields)
+
+
 def hidden(fields: Sequence[Field]) -> tuple[str, ...]:
     """Names of those whose value nobody learns from: dropped, masked or hashed."""
     return tuple(field.name for field in fields if field.action in (DROP, MASK, HASH))
@@ -103,7 +108,7 @@ def treat(inputs: Array, fields: Sequence[Field], key: bytes | None = None) -> A
     Shape and dtype stay. Without a ``key`` what would be hashed is dropped: so the cloud treats what it learns from.
     Then treating twice is treating once.
     """
-    if all(field.action == KEEP for field in fields):
+    if not acts(fields):
         return inputs
     treated = inputs.copy()
     values = treated if len(fields) > 1 else treated[..., np.newaxis]

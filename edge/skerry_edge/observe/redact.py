@@ -59,7 +59,9 @@ class Redactor:
         """
         rows = decode("samples", telemetry.unpack(payload))
         models = list(zip(rows["workload"], rows["release"], strict=True))
-        policies = {model: manifest for model in set(models) if (manifest := self._manifest(*model)).fields}
+        policies = {
+            model: manifest for model in set(models) if privacy.acts((manifest := self._manifest(*model)).fields)
+        }
         for model, manifest in policies.items():
             self._redact(rows, [place for place, found in enumerate(models) if found == model], manifest)
         return telemetry.pack(encode("samples", rows)) if policies else payload
@@ -67,10 +69,10 @@ class Redactor:
     def truths(self, truths: Sequence[tuple[str, str]]) -> Sequence[tuple[str, str]]:
         """Late labels as they may be kept: (prediction id, label) each.
 
-        Where any release has a policy, a text that is neither an id of ours nor a label of a model may be anything: a
+        Where any release has something to hide, a text that is neither an id of ours nor a label of a model may be anything: a
         pseudonym stands for it.
         """
-        if not any(manifest.fields for manifest in self._known.values()):
+        if not any(privacy.acts(manifest.fields) for manifest in self._known.values()):
             return truths
         labels = {label for manifest in self._known.values() for label in manifest.labels}
         return [(self._id(name), label if label in labels else self._text("label", label)) for name, label in truths]
