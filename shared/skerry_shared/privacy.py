@@ -97,6 +97,15 @@ def hidden(fields: Sequence[Field]) -> tuple[str, ...]:
     return tuple(field.name for field in fields if field.action in (DROP, MASK, HASH))
 
 
+def told(field: Field) -> str:
+    """The policy of a field, for people."""
+    low, high = range_of(field)
+    limited = [f"{name} {end:g}" for name, end in (("from", low), ("to", high)) if math.isfinite(end)]
+    stepped = [f"in steps of {field.step:g}"] if field.step else []
+    details = {MASK: [f"by {field.value:g}"], GENERALISE: limited + stepped}
+    return " ".join([field.action, *details.get(field.action, [])])
+
+
 def workload_key(key: bytes, workload: str) -> bytes:
     """The key of one workload's pseudonyms: those of two workloads tell nothing about each other."""
     return hmac.digest(key, f"skerry/pseudonym/{workload}".encode(), "sha256")

@@ -138,3 +138,11 @@ def test_a_policy_that_does_not_fit_is_refused(fields: tuple[Field, ...], spec: 
 def test_who_is_hidden() -> None:
     fields = [keep("a"), drop("b"), mask("c", 1), generalise("d", 1), pseudonym("e")]
     assert privacy.hidden(fields) == ("b", "c", "e")
+    assert [privacy.told(field) for field in fields] == [
+        "keep",
+        "drop",
+        "mask by 1",
+        "generalise in steps of 1",
+        "hash",
+    ]
+    assert privacy.told(generalise("age", 10, 20, 90)) == "generalise from 20 to 90 in steps of 10"

@@ -50,7 +50,7 @@ class Redactor:
 
     def know(self, manifest: Manifest) -> None:
         """Samples of this release may come from now on."""
-        self._known = {**self._known, (manifest.workload, manifest.release): manifest}
+        self._known[manifest.workload, manifest.release] = manifest
 
     def samples(self, payload: bytes) -> bytes:
         """A packed batch of samples as it may be kept.
@@ -69,12 +69,13 @@ class Redactor:
     def truths(self, truths: Sequence[tuple[str, str]]) -> Sequence[tuple[str, str]]:
         """Late labels as they may be kept: (prediction id, label) each.
 
-        Where any release has something to hide, a text that is neither an id of ours nor a label of a model may be anything: a
-        pseudonym stands for it.
+        Where any release has something to hide, a text that is neither an id of ours nor a label of a model may be
+        anything: a pseudonym stands for it.
         """
-        if not any(privacy.acts(manifest.fields) for manifest in self._known.values()):
+        known = list(self._known.values())  # at once: another thread may add one
+        if not any(privacy.acts(manifest.fields) for manifest in known):
             return truths
-        labels = {label for manifest in self._known.values() for label in manifest.labels}
+        labels = {label for manifest in known for label in manifest.labels}
         return [(self._id(name), label if label in labels else self._text("label", label)) for name, label in truths]
 
     def _manifest(self, workload: str, release: int) -> Manifest:
