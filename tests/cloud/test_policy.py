@@ -12,12 +12,15 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from skerry_cloud import datasets, launch, runs, workloads
 from skerry_cloud.adapters.onnx_model import OnnxModel
 from skerry_cloud.datasets import REFERENCE
 from skerry_cloud.release.package import package
 from skerry_cloud.specs import CompressSpec, TrainSpec, Wanted
+from skerry_cloud.train.export import export
+from skerry_cloud.workloads import Examples, Workload
 from skerry_cloud.workloads.treat import treat
 from skerry_shared import bundle, privacy, profiles
 from skerry_shared.errors import ConfigError
@@ -42,6 +45,31 @@ def test_a_graph_treats_inputs_as_a_device_does(inputs: NDArray[Any], fields: tu
     found = treat(torch.tensor(inputs), fields).numpy()
     assert found.dtype == inputs.dtype
     np.testing.assert_array_equal(found, privacy.treat(inputs, fields))
+
+
+class Treating(Workload):
+    """Monitors all that it sees."""
+
+    input, returned, monitors = TensorSpec("row", "any", (ANY, 4)), True, tuple("abcd")
+
+    def examples(self) -> Examples:
+        raise AssertionError("has none")
+
+    def prepare(self, inputs: Tensor) -> Tensor:
+        return inputs.float()
+
+    def watch(self, inputs: Tensor) -> Tensor:
+        return inputs.float()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "int64", "float16", "float32"])
+def test_the_runtime_treats_inputs_of_every_kind(dtype: str, tmp_path: Path) -> None:
+    fields = (keep("a"), mask("b", 7), generalise("c", 10, 0, 90), drop("d"))
+    rows = np.random.default_rng(0).uniform(0, 120, (5, 4)).astype(dtype)
+    cls = type("Rows", (Treating,), {"policy": fields, "columns": tuple("abcd")})
+    export(nn.Identity(), cls(), torch.tensor(rows[:2]), tmp_path / "model.onnx")
+    seen = OnnxModel(tmp_path / "model.onnx").run(rows).monitors
+    np.testing.assert_array_equal(seen, privacy.treat(rows, fields).astype(np.float32))
 
 
 @pytest.mark.parametrize(

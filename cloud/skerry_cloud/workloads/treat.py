@@ -8,17 +8,24 @@ from skerry_shared import privacy
 from skerry_shared.release import Field
 
 WIDE = (torch.int32, torch.int64, torch.float64)  # what float32 cannot hold
+NARROW = (torch.bool, torch.int16, torch.uint16)  # what ONNX Runtime cannot choose among
 
 
 def treat(inputs: Tensor, fields: tuple[Field, ...]) -> Tensor:
     """Raw inputs as samples of devices are, with zero for a pseudonym: to the bit what ``privacy.treat`` gives."""
     if any(field.action == privacy.GENERALISE for field in fields):
         rounded = torch.tensor([field.action == privacy.GENERALISE for field in fields])
-        inputs = torch.where(rounded, _generalised(inputs, fields), inputs)
+        inputs = _where(rounded, _generalised(inputs, fields), inputs)
     if hidden := privacy.hidden(fields):
-        values = torch.tensor([field.value for field in fields], dtype=inputs.dtype)
-        inputs = torch.where(torch.tensor([field.name in hidden for field in fields]), values, inputs)
+        shown = [field.value if field.action == privacy.MASK else 0.0 for field in fields]
+        values = torch.tensor(shown, dtype=inputs.dtype)
+        inputs = _where(torch.tensor([field.name in hidden for field in fields]), values, inputs)
     return inputs
+
+
+def _where(mask: Tensor, values: Tensor, others: Tensor) -> Tensor:
+    kind = torch.int32 if others.dtype in NARROW else others.dtype
+    return torch.where(mask, values.to(kind), others.to(kind)).to(others.dtype)
 
 
 def _generalised(inputs: Tensor, fields: tuple[Field, ...]) -> Tensor:
