@@ -18,12 +18,13 @@ from skerry_cloud import datasets, launch, runs, workloads
 from skerry_cloud.adapters.onnx_model import OnnxModel
 from skerry_cloud.datasets import REFERENCE
 from skerry_cloud.release.package import package
-from skerry_cloud.specs import CompressSpec, TrainSpec, Wanted
+from skerry_cloud.specs import AdoptSpec, CompressSpec, TrainSpec, Wanted
+from skerry_cloud.train.adopt import work as adopt
 from skerry_cloud.train.export import export
 from skerry_cloud.workloads import Examples, Workload
 from skerry_cloud.workloads.treat import treat
 from skerry_shared import bundle, privacy, profiles
-from skerry_shared.errors import ConfigError
+from skerry_shared.errors import ConfigError, ModelError
 from skerry_shared.privacy import drop, generalise, keep, mask, pseudonym
 from skerry_shared.release import ANY, Field, Lineage, TensorSpec
 
@@ -137,6 +138,16 @@ def test_golden_inputs_show_no_more_than_samples_do(story: Story, tmp_path: Path
     assert not golden[:, 2:].any()
     assert set(golden[:, 1]) <= set(range(20, 100, 10))
     assert np.isin(golden[:, 0], story.raw.inputs[:, 0]).all()
+
+
+def test_an_imported_model_has_the_policy_too_and_is_not_judged_by_what_devices_sent(story: Story) -> None:
+    run = story.folder / "imported"
+    run.mkdir()
+    spec = AdoptSpec("patients.py:Patients", HERE, story.folder / "data", 2, run, runs.model(story.run(1)))
+    with pytest.raises(ModelError, match="dataset 2: has samples of devices"):
+        adopt(spec, lambda _: None)
+    adopt(replace(spec, dataset=1), lambda _: None)
+    assert runs.read(runs.Declared, run / runs.DECLARED).fields == story.workload.fields()
 
 
 def test_a_model_of_its_own_data_looks_at_every_field(story: Story) -> None:

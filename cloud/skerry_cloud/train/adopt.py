@@ -19,6 +19,7 @@ from skerry_cloud.specs import AdoptSpec
 from skerry_cloud.train import adopt_onnx, adopt_tflite
 from skerry_cloud.train.job import declare, evaluate
 from skerry_cloud.workloads import Workload
+from skerry_shared import privacy
 from skerry_shared.errors import ModelError
 
 SAMPLES = 256  # inputs that a file is tried on
@@ -32,6 +33,11 @@ def work(spec: AdoptSpec, report: Report) -> None:
     workload = workloads.load(spec.workload, spec.folder)
     report(Progress("data", 0, 1))
     version = datasets.open_version(spec.datasets, spec.dataset)
+    if version.returned and privacy.acts(workload.fields()):
+        raise ModelError(
+            f"dataset {spec.dataset}: has samples of devices, which hide what a file's network looks at; choose a "
+            "version of the workload's own data, as in --dataset 1"
+        )
     test = version.read().of(TEST)
     report(Progress("data", 1, 1, f"version {spec.dataset}, {len(test)} held-out examples"))
     suffix = spec.file.suffix
