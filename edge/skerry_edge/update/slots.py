@@ -63,7 +63,7 @@ class Slots:
         found = []
         for slot in filter(self._mark, NAMES):
             with contextlib.suppress(ModelError):  # who needs it hears of it
-                found.append(bundle.load(self.path(slot)).manifest)
+                found.append(bundle.manifest_of(self.path(slot)))
         return found
 
     def forget_predecessor_of(self, sha256: str) -> None:
