@@ -67,7 +67,7 @@ from skerry_cloud.store import (
     Store,
     plain,
 )
-from skerry_shared import bundle, errors, wire
+from skerry_shared import bundle, errors, privacy, wire
 from skerry_shared.config import decode
 from skerry_shared.release import Manifest
 from skerry_shared.states import AlarmEvent
@@ -378,16 +378,21 @@ class _Api:
     async def publish(self, request: Request) -> Response:
         asked = await self._asked(PublishRequest, request)
         release = await self._s.learning.publish(asked.run, asked.reason, "operator")
-        return JSONResponse(plain(release))
+        return JSONResponse(plain(release) | await self._policy(release.workload, release.number))
 
     async def release(self, request: Request) -> Response:
         self._authorize(request)
         key = (request.path_params["workload"], request.path_params["number"])
         release = await self._s.store.get(Release, *key)
         bundles = await self._s.store.all(select(Bundle).where(Bundle.workload == key[0], Bundle.release == key[1]))
-        links = {"report": f"/v1/runs/{release.run}/report"}
+        links = {"report": f"/v1/runs/{release.run}/report"} | await self._policy(*key)
         answer = plain(release) | links | {"bundles": [plain(bundle) for bundle in bundles]}
         return JSONResponse(answer | {"lineage": await lineage.trace(self._s.store, *key)})
+
+    async def _policy(self, workload: str, release: int) -> dict[str, Any]:
+        """What devices keep of each field of the input, and which ones a retraining on their samples does not see."""
+        fields = (await self._manifest(workload, release)).fields
+        return {"policy": {field.name: privacy.told(field) for field in fields}, "unseen": privacy.hidden(fields)}
 
     async def bundle(self, request: Request) -> Response:
         self._authorize(request)
@@ -509,7 +514,10 @@ class _Api:
         self._authorize(request)
         alarm = await self._s.store.get(Alarm, request.path_params["alarm"])
         count = _count(request.query_params.get("count", "10"))
-        since, manifest = dict.fromkeys(alarm.devices, alarm.raised), await self._manifest(alarm)
+        since, manifest = (
+            dict.fromkeys(alarm.devices, alarm.raised),
+            await self._manifest(alarm.workload, alarm.release),
+        )
         spec = manifest.inputs[0]
         rows = await asyncio.to_thread(unlabelled, self._s.lake, alarm.workload, since, spec, count)
         samples = [
@@ -522,7 +530,7 @@ class _Api:
     async def add_labels(self, request: Request) -> Response:
         asked = await self._asked(LabelsRequest, request)
         alarm = await self._s.store.get(Alarm, request.path_params["alarm"])
-        known = (await self._manifest(alarm)).labels
+        known = (await self._manifest(alarm.workload, alarm.release)).labels
         for label in asked.labels:
             if label.label not in known:
                 raise errors.InputError(f"label: {label.label!r} is not one of {', '.join(known)}")
@@ -543,11 +551,10 @@ class _Api:
         now = proven(samples.right[mine], samples.probabilities[mine], samples.audits[mine], ALPHA)
         return {"before": before, "now": _figures(now), "guess": _figures(guess)}
 
-    async def _manifest(self, alarm: Alarm) -> Manifest:
-        mine = select(Bundle).where(Bundle.workload == alarm.workload, Bundle.release == alarm.release)
-        bundle = await self._s.store.first(mine)
+    async def _manifest(self, workload: str, release: int) -> Manifest:
+        bundle = await self._s.store.first(select(Bundle).where(Bundle.workload == workload, Bundle.release == release))
         if not bundle:
-            raise errors.NotFoundError(f"release: no {alarm.workload}/{alarm.release}")
+            raise errors.NotFoundError(f"release: no {workload}/{release}")
         return wire.from_json(Manifest, bundle.manifest)
 
     async def acknowledge(self, request: Request) -> Response:

@@ -106,6 +106,11 @@ class DatasetVersion:
     folder: Path
     info: Info
 
+    @property
+    def returned(self) -> bool:
+        """Are samples of devices in it?"""
+        return self.info.parent > 0
+
     def read(self) -> Rows:
         """All rows. Raises DigestError if the file is not the one that was written."""
         content = (self.folder / "data.parquet").read_bytes()

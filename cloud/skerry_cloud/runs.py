@@ -30,7 +30,7 @@ from typing import Any, TypeVar
 from skerry_shared.config import decode
 from skerry_shared.errors import NotFoundError
 from skerry_shared.files import write_durably
-from skerry_shared.release import Channel, Kind, TensorSpec
+from skerry_shared.release import Channel, Field, Kind, TensorSpec
 
 FILES = {"onnxruntime": "model.onnx", "litert": "model.tflite"}  # by runtime
 WEIGHTS, MODEL, IMPORTED, TRAINING = "model.pt", "model.onnx", "imported", "training.pt"
@@ -49,6 +49,7 @@ class Declared:
     labels: tuple[str, ...]
     input: TensorSpec
     monitors: tuple[str, ...]
+    fields: tuple[Field, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from skerry_edge.observe.load import LoadLog
 from skerry_edge.observe.losses import LossLog
 from skerry_edge.observe.outbox import Outbox
 from skerry_edge.observe.recorder import label_rows, read_samples
+from skerry_edge.observe.redact import Redactor, pseudonym_key
 from skerry_edge.observe.service import ServiceLog
 from skerry_edge.observe.span import Span
 from skerry_edge.observe.uplink import Limits, Uplink
@@ -88,6 +89,8 @@ class Agent:
             config.sample_mb_day * 1e6, config.sample_lossy, self._outbox.put, self._outbox.exceeded, time.monotonic
         )
         self._events = EventLog(folders.events, self._outbox.put)
+        installed = (manifest for folder in folders.workloads() for manifest in Slots(folder.root).manifests())
+        self._redactor = Redactor(pseudonym_key(folders.pseudonyms), installed)
         self._engine, self._strain, self._notifier = Engine(), Strain.NONE, Notifier()
         period = (self._notifier.watchdog_s or 3 * PERIOD_S) / 3
         alive = lambda: self._notifier.tell(WATCHDOG)  # noqa: E731
@@ -257,6 +260,7 @@ class Agent:
 
     def _activate(self, workload: str, live: Live | None) -> None:
         if live:
+            self._redactor.know(live.bundle.manifest)
             self._serving.activate(live.bundle.manifest, live.model)
         else:
             self._serving.drop(workload)
@@ -274,23 +278,24 @@ class Agent:
         self._tell(f"strain {before.name.lower()}", f"strain {after.name.lower()}", why)
 
     def _sink(self, table: str, payload: bytes) -> None:
-        """Pass a batch on: samples homeward, and those of a model that is being proven to its update first."""
+        """Pass a batch on: of samples what may be kept goes homeward, but all of them to updates being proven."""
         if table != "samples":
             return self._outbox.put(table, payload)
         for manifest in self._wanting_samples():
             for prediction_id, inputs, scores in read_samples(manifest, payload):
                 self._workloads.sample(manifest.workload, manifest.release, prediction_id, inputs, scores)
-        return self._homeward.send(payload)
+        return self._homeward.send(self._redactor.samples(payload))
 
     def _wanting_samples(self) -> list[Manifest]:
         names = self._workloads.proving() | (self._workloads.shadowing() if self._allowed.shadow else set())
         return [manifest for manifest in self._engine.manifests() if manifest.workload in names]
 
     def _learn(self, truths: Sequence[tuple[str, str]]) -> None:
-        """Pass late labels, as (prediction id, label), to the outbox and to updates that are being proven."""
+        """Pass late labels, as (prediction id, label), to updates that are being proven, and what may be kept to the
+        outbox."""
         for prediction_id, label in truths:
             self._workloads.learn(prediction_id, label)
-        self._outbox.put("labels", label_rows(time.time(), truths))
+        self._outbox.put("labels", label_rows(time.time(), self._redactor.truths(truths)))
 
     def _serve(self) -> "_Servers":
         folders, config = self._folders, self._config

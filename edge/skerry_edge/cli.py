@@ -36,7 +36,7 @@ def _enroll(options: argparse.Namespace) -> int:
     from skerry_edge.enroll import enroll
 
     profile = _find_profile() if options.profile == "auto" else options.profile
-    reply = enroll(options.folder, options.cloud, options.token, options.name, profile)
+    reply = enroll(options.folder, options.cloud, options.token, options.name, profile, options.pseudonym_key)
     start = f"start it with `skerry-agent run {options.folder}`"
     print(f"enrolled {reply.device} in fleet {reply.fleet} as {reply.profile}; {start}")
     return 0
@@ -125,6 +125,10 @@ def _add_enroll(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     enroll.add_argument("--token", required=True, help="what `skerry device add NAME` printed; works once")
     enroll.add_argument("--name", required=True, help="the name that the token was made for")
     enroll.add_argument("--profile", default="", help="the announced one unless given; auto: what this board is")
+    enroll.add_argument(
+        "--pseudonym-key", type=Path, metavar="FILE",
+        help="32 random bytes that devices share, so that a person has one pseudonym on all; else each makes its own",
+    )  # fmt: skip
 
 
 def _add_infer(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

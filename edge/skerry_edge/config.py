@@ -191,6 +191,11 @@ class Folders:
         return self.identity / "device.key"
 
     @property
+    def pseudonyms(self) -> Path:
+        """The secret key of pseudonyms, raw bytes, mode 0600: the agent's own, or one that devices share."""
+        return self.identity / "pseudonyms.key"
+
+    @property
     def director(self) -> Path:
         """The director's Ed25519 public key, PEM."""
         return self.identity / "director.pem"

@@ -130,9 +130,10 @@ def _certificate(folders: Folders, _: AgentConfig) -> str:
     until = certificate.not_valid_after_utc
     if (until - utc(time.time())).total_seconds() < RENEW_S:
         raise StateError(f"valid until {until:%Y-%m-%d %H:%M} UTC only, and not renewed; see the log, or enroll anew")
-    if folders.key.stat().st_mode & 0o077:
-        raise StateError(f"{folders.key}: others can read the private key; chmod 600 it")
-    return f"valid until {until:%Y-%m-%d}, key private"
+    for secret in (folders.key, folders.pseudonyms):
+        if secret.exists() and secret.stat().st_mode & 0o077:
+            raise StateError(f"{secret}: others can read this key; chmod 600 it")
+    return f"valid until {until:%Y-%m-%d}, keys private"
 
 
 def _clock(folders: Folders, _: AgentConfig) -> str:

@@ -24,6 +24,7 @@ from urllib3.exceptions import InsecureRequestWarning
 
 from skerry_edge.config import Folders
 from skerry_edge.https import request, trusting
+from skerry_edge.observe.redact import checked_key
 from skerry_shared import config, identity
 from skerry_shared.errors import LinkError, StateError, TrustError, UsageError
 from skerry_shared.files import sync_folder, write_durably
@@ -47,12 +48,16 @@ class Enrolment:
     profile: str  # as the operator announced the device
 
 
-def enroll(folder: Path, url: str, token: str, name: str, profile: str = "") -> Enrolment:
+def enroll(
+    folder: Path, url: str, token: str, name: str, profile: str = "", pseudonyms: Path | None = None
+) -> Enrolment:
     """Make ``folder`` the device ``name``; ``profile`` is the announced one unless given, and must equal it.
 
-    Raises UsageError, StateError, TrustError or LinkError.
+    ``pseudonyms`` is a file with the key of pseudonyms that devices share; the cloud never sees it. Raises UsageError,
+    StateError, TrustError or LinkError.
     """
     identity.check_name("device", name)
+    shared = checked_key(pseudonyms) if pseudonyms else b""
     pinned, folders = identity.Token.parse(token), Folders(folder)
     if folders.config.exists():
         raise StateError(f"{folder}: already enrolled; use another folder, or remove this one")
@@ -63,7 +68,7 @@ def enroll(folder: Path, url: str, token: str, name: str, profile: str = "") -> 
     with _room(folder):
         reply = _ask(url, authority, body)
         _check(reply, name, key)
-        _install(folders, reply, url, authority, key)
+        _install(folders, reply, url, authority, key, shared)
     return reply
 
 
@@ -131,10 +136,14 @@ def _check(reply: Enrolment, name: str, key: EllipticCurvePrivateKey) -> None:
         raise TrustError(f"enrolment reply: the ingest key has {len(ingest)} bytes, not {PUBLIC_BYTES}")
 
 
-def _install(folders: Folders, reply: Enrolment, url: str, authority: bytes, key: EllipticCurvePrivateKey) -> None:
+def _install(
+    folders: Folders, reply: Enrolment, url: str, authority: bytes, key: EllipticCurvePrivateKey, pseudonyms: bytes
+) -> None:
     try:
         folders.identity.mkdir(parents=True, mode=0o700, exist_ok=True)
         write_durably(folders.key, identity.private_pem(key), mode=0o600)
+        if pseudonyms:
+            write_durably(folders.pseudonyms, pseudonyms, mode=0o600)
         write_durably(folders.authority, authority)
         write_durably(folders.certificate, reply.certificate.encode())
         write_durably(folders.director, reply.director.encode())

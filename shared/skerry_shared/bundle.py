@@ -100,12 +100,20 @@ def peek(data: bytes) -> Manifest:
         return wire.from_json(Manifest, member.read())
 
 
+def manifest_of(folder: Path) -> Manifest:
+    """The manifest of an unpacked bundle. Raises ModelError if it is missing or damaged."""
+    try:
+        return wire.from_json(Manifest, (folder / MANIFEST).read_bytes())
+    except (OSError, InputError) as error:
+        raise ModelError(f"bundle in {folder.name}: {error}") from None
+
+
 def load(folder: Path) -> Bundle:
     """Load an unpacked bundle. Raises ModelError if a part is missing or damaged."""
+    manifest = manifest_of(folder)
     try:
-        manifest = wire.from_json(Manifest, (folder / MANIFEST).read_bytes())
         golden = Golden(_arrays(folder / "golden/in"), _arrays(folder / "golden/out"))
-    except (OSError, InputError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise ModelError(f"bundle in {folder.name}: {error}") from None
     model = folder / PurePosixPath(manifest.model_file).name
     if not model.is_file():

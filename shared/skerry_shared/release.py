@@ -100,8 +100,20 @@ class Channel:
 
 
 @dataclass(frozen=True)
+class Field:
+    """What may be kept of one value of the input's last axis, or of the whole input; see ``privacy``."""
+
+    name: str
+    action: str  # one of privacy.ACTIONS
+    value: float = 0.0  # mask: what stands in its place
+    step: float = 0.0  # generalise: to the nearest multiple of it; 0: as fine as it is
+    low: float | None = None  # generalise: what is below becomes this
+    high: float | None = None  # … and what is above this
+
+
+@dataclass(frozen=True)
 class Manifest:
-    """The head of a bundle. Class labels are in the order of the model's scores."""
+    """The head of a bundle. Class labels are in the order of the model's scores, ``fields`` in that of the input."""
 
     workload: str
     release: int
@@ -115,6 +127,7 @@ class Manifest:
     baseline: tuple[Channel, ...]
     tolerance: float
     model_file: str
+    fields: tuple[Field, ...] = ()  # none: all of the input is kept
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ MESSAGES: dict[type, type[Message]] = {
     release.Measured: release_pb2.Measured,
     release.Lineage: release_pb2.Lineage,
     release.Channel: release_pb2.Channel,
+    release.Field: release_pb2.Field,
     release.Manifest: release_pb2.Manifest,
     release.Assignment: release_pb2.Assignment,
     release.Signed: release_pb2.Signed,

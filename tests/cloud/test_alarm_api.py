@@ -1,8 +1,12 @@
-"""An alarm through the API, as the command line asks it: its life, its labelling queue, and what is done about it."""
+"""Alarms and releases through the API, as the command line asks it.
+
+Of an alarm its life, its labelling queue, and what is done about it; of a release what is kept of its inputs.
+"""
 
 import base64
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -17,6 +21,7 @@ from skerry_cloud.ingest.lake import Lake, schema
 from skerry_cloud.retrain.policy import Verdict
 from skerry_cloud.store import Alarm, Bundle, Dataset, Event, Release, Retraining, Run, Store
 from skerry_shared import wire
+from skerry_shared.privacy import generalise, pseudonym
 from skerry_shared.release import ANY, Lineage, Manifest, Measured, Target, TensorSpec
 
 NOVEMBER = 1_794_700_000.0  # in the midst of a month, wherever this runs
@@ -157,5 +162,29 @@ def test_a_baseline_has_to_be_asked_for_properly(
         assert status == 404 and "none of 'w'" in said["error"]
         assert (await caller.ask("POST", "/v1/baselines", **asked | spoilt))[0] == 400
         assert await caller.ask("GET", "/v1/baselines") == (200, [])
+
+    with_store(story)
+
+
+def test_a_release_says_what_is_kept_of_its_inputs(with_store: Callable[[Any], None], tmp_path: Path) -> None:
+    manifests = (MANIFEST, replace(MANIFEST, fields=(generalise("age", 10, high=90), pseudonym("patient"))))
+
+    async def story(store: Store) -> None:
+        async with store.begin() as session:
+            session.add(Dataset(workload="w", number=1, parent=0, created=1.0, sha256="0", rows=1, sources={}))
+        for number, manifest in enumerate(manifests, 1):
+            async with store.begin() as session:
+                session.add(Run(workload="w", dataset=1, parent=0, code="c", state="compressed", created=1.0))
+                session.add(Release(workload="w", number=number, run=number, owner="o", created=1.0, reason="r"))
+                await session.flush()
+                session.add(Bundle(workload="w", release=number, profile="p", path="p", sha256="0", length=1,
+                                   manifest=wire.to_json(manifest)))  # fmt: skip
+        caller, found = Caller(store, Lake(tmp_path / "lake")), []
+        for number in (1, 2):
+            status, release = await caller.ask("GET", f"/v1/releases/w/{number}")
+            assert status == 200
+            found.append((release["policy"], release["unseen"]))
+        assert found[0] == ({}, [])
+        assert found[1] == ({"age": "generalise to 90 in steps of 10", "patient": "hash"}, ["patient"])
 
     with_store(story)

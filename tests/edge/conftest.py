@@ -35,7 +35,7 @@ from skerry_edge.infer.engine import Active, Engine
 from skerry_edge.infer.models import load_model
 from skerry_shared import bundle, identity, signing, sketch, wire
 from skerry_shared.bundle import Golden
-from skerry_shared.release import ANY, Assignment, Lineage, Manifest, Measured, Target, TensorSpec
+from skerry_shared.release import ANY, Assignment, Field, Lineage, Manifest, Measured, Target, TensorSpec
 
 TARGET = Target("generic-x86-64", platform.machine(), "onnxruntime", "float32", 1 << 20)
 LABELS = ("left", "right", "none")
@@ -97,6 +97,29 @@ def make_release(
     return bundle.pack(manifest, path.read_bytes(), golden), manifest
 
 
+def make_patients(folder: Path, release: int, fields: tuple[Field, ...]) -> tuple[bytes, Manifest]:
+    """The same of a model of rows, which goes by the third value's sign alone; and what may be kept of a row."""
+    manifest = make_release(folder, release)[1]
+    nodes = [
+        helper.make_node("MatMul", ["row", "weights"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], ["scores"], axis=1),
+        helper.make_node("ReduceMean", ["row", "axes"], ["monitors"], keepdims=1),
+    ]
+    weights = np.outer([0, 0, 1, 0], [1, -1, 0]).astype(np.float32)
+    constants = {"weights": weights, "axes": np.array([1])}
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", width])
+              for name, width in (("row", 4), ("scores", 3), ("monitors", 1))]  # fmt: skip
+    initializers = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "patients", values[:1], values[1:], initializers)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    path = folder / f"patients-{release}.onnx"
+    path.write_bytes(model.SerializeToString())
+    inputs = {"row": np.ones((8, 4), np.float32)}
+    golden = Golden(inputs, dict(OnnxRuntime().load(path, 1).run(inputs)))
+    manifest = replace(manifest, inputs=(TensorSpec("row", "float32", (ANY, 4)),), fields=fields)
+    return bundle.pack(manifest, path.read_bytes(), golden), manifest
+
+
 def make_assignment(
     data: bytes, release: int = 1, counter: int = 1, workload: str = "tiny", **changes: Any
 ) -> Assignment:
@@ -126,6 +149,12 @@ def director() -> Ed25519PrivateKey:
 def release(tmp_path: Path) -> Callable[..., tuple[bytes, Manifest]]:
     """Makes bundles: release(number, weights, spoil, workload) → (bytes, manifest)."""
     return lambda *args, **kwargs: make_release(tmp_path, *args, **kwargs)
+
+
+@pytest.fixture
+def patients(tmp_path: Path) -> Callable[..., tuple[bytes, Manifest]]:
+    """Makes bundles of a model of rows: patients(number, fields) → (bytes, manifest)."""
+    return lambda *args: make_patients(tmp_path, *args)
 
 
 @pytest.fixture

@@ -42,6 +42,7 @@ from skerry_proto.v1 import inference_pb2 as pb
 from skerry_proto.v1 import services_pb2, telemetry_pb2
 from skerry_shared import bundle, identity, signing, telemetry, windows, wire
 from skerry_shared.errors import DeadlineError, InputError, StateError
+from skerry_shared.privacy import drop, generalise, keep, pseudonym
 from skerry_shared.release import Manifest
 from skerry_shared.sealing import IngestKey, Opener
 
@@ -600,3 +601,67 @@ def test_an_accelerator_of_the_profile_that_fails_is_told_for_each_model(
         assert f"{name}: runs on cpu instead of tensorrt" in findings["runtime"]["detail"]
         assert f"{name}: release 1, golden outputs within" in findings["model"]["detail"]
     assert "tensorrt, cuda, cpu" in findings["plan"]["detail"]
+
+
+POLICY = (keep("reading"), generalise("age", step=10), pseudonym("patient"), drop("ward"))
+ALL = tuple(keep(field.name) for field in POLICY)
+
+
+def of_patients(count: int, seed: int) -> np.ndarray[Any, Any]:
+    """Rows whose third value is a person's number; the model goes by its sign."""
+    random = np.random.default_rng(seed)
+    rows = random.uniform(1, 100, (count, 4)).astype(np.float32)
+    rows[:, 2] = random.integers(1 << 20, 1 << 24, count) * random.choice([-1, 1], count)
+    return rows
+
+
+def told_of(machine: Machine, rows: np.ndarray[Any, Any]) -> list[bool]:
+    """Of which rows the person or the ward is told, in what is sent or in any file below the device's folder."""
+    sent = b"".join(machine.told()["samples"]["input"])
+    files = [path.read_bytes() for path in machine.folders.root.rglob("*") if path.is_file()]
+    return [any(row[2:].tobytes() in content for content in (sent, *files)) for row in rows]
+
+
+@pytest.mark.parametrize(("fields", "told"), [(POLICY, False), (ALL, True)])
+def test_nothing_that_the_policy_hides_is_stored_or_sent_and_the_judges_see_all(
+    tmp_path: Path, director: Ed25519PrivateKey, cloud: Any, publisher: Any, gateway: Any, assign: Callable[..., bytes],
+    patients: Callable[..., tuple[bytes, Manifest]], fields: Any, told: bool,
+) -> None:  # fmt: skip
+    port, downs = gateway
+    settings = f'repository = "{cloud.url}/tuf"\ngateway = "127.0.0.1:{port}"\n[health]\nmin_agreement = 1.0\n'
+    machine = Machine(tmp_path / "d", director, cloud.authority, settings)
+    machine.folders.trust_root.write_bytes(publisher.root)
+    first, second = patients(1, fields)[0], patients(2, fields)[0]
+    machine.install(first, assign(first, 1, 1))
+    publisher.publish("tiny/2/generic-x86-64.bundle", second)
+    rows, inside = of_patients(SAMPLES, 1), of_patients(3, 2)
+    with start(machine.folders.root, until="linked over grpc") as agent:
+        downs.put(telemetry_pb2.Down(desired=assign(second, 2, 2, expires=int(time.time()) + 3600)))
+        wait_for(agent, "serving tiny release 2")
+        with SocketClient(machine.folders.root) as app:
+            ids = [app.predict({"row": row[np.newaxis]}).prediction_id for row in rows]
+            app.feedback([(ids[0], "left"), ("Ada Lovelace", "moved to ward 7")])
+        wait_for(agent, "update tiny 2: proving → ")
+        with Client(machine.folders.root) as client:
+            client.predict({"row": inside})
+        assert client.dropped == 0
+        stop(agent)
+    found = machine.told()
+    samples, labels, events = found["samples"], found["labels"], found["events"]
+    judged = dict(zip(events["from"], zip(events["to"], events["reason"], strict=True), strict=True))["proving"]
+    assert judged[0] == "healthy" and "live answers agree with the predecessor's" in judged[1]
+    assert set(ids) <= set(samples["prediction_id"]) and len(samples["input"]) == SAMPLES + len(inside)
+    assert told_of(machine, rows) == [told] * len(rows) and told_of(machine, inside) == [told] * len(inside)
+    assert labels["prediction_id"][0] == ids[0] and labels["label"][0] == "left"
+    assert (labels["prediction_id"][1] == "Ada Lovelace", labels["label"][1] == "moved to ward 7") == (told, told)
+    kept = np.frombuffer(b"".join(samples["input"]), np.float32).reshape(-1, 4)
+    np.testing.assert_array_equal(np.sort(kept[:, 0]), np.sort(np.concatenate([rows, inside])[:, 0]))
+
+
+def test_a_policy_that_does_not_fit_never_serves(
+    machine: Machine, assign: Callable[..., bytes], patients: Callable[..., tuple[bytes, Manifest]]
+) -> None:
+    data = patients(2, (*POLICY, keep("diagnosis")))[0]
+    machine.install(data, assign(data, 2, 2))
+    (model,) = status_of(machine)
+    assert (model.update, model.active and model.active.release) == ("refused", 1)

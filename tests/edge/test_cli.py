@@ -111,7 +111,7 @@ def test_auto_is_what_this_board_is(
 ) -> None:
     asked: list[str] = []
 
-    def enroll(folder: Path, url: str, token: str, name: str, profile: str) -> None:
+    def enroll(folder: Path, url: str, token: str, name: str, profile: str, pseudonyms: None) -> None:
         asked.append(profile)
         raise ConfigError("far enough")
 

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from skerry_edge.config import Folders, load
 from skerry_edge.enroll import _room, enroll
 from skerry_shared import identity, signing
-from skerry_shared.errors import LinkError, SkerryError, StateError, TrustError, UsageError
+from skerry_shared.errors import ConfigError, LinkError, SkerryError, StateError, TrustError, UsageError
 from skerry_shared.sealing import IngestKey
 
 
@@ -54,6 +54,18 @@ def test_makes_a_whole_device(cloud: Any, token: str, tmp_path: Path) -> None:
     signed = identity.common_name(x509.load_pem_x509_certificate(folders.certificate.read_bytes()))
     assert signed == "pump-7" and key.key_size == 256
     assert folders.authority.read_bytes() == cloud.authority_pem
+
+
+def test_a_key_that_devices_share_comes_along(cloud: Any, token: str, tmp_path: Path) -> None:
+    folders, file = Folders(tmp_path / "device"), tmp_path / "shared.key"
+    file.write_bytes(b"short")
+    with pytest.raises(ConfigError, match="has 5 bytes"):
+        enroll(folders.root, cloud.url, token, "pump-7", pseudonyms=file)
+    assert not folders.root.exists() and cloud.requests == []
+    file.write_bytes(bytes(32))
+    enroll(folders.root, cloud.url, token, "pump-7", pseudonyms=file)
+    assert folders.pseudonyms.read_bytes() == bytes(32)
+    assert stat.S_IMODE(folders.pseudonyms.stat().st_mode) == 0o600
 
 
 def test_a_folder_is_enrolled_once(cloud: Any, token: str, tmp_path: Path) -> None:

@@ -45,6 +45,15 @@ def test_the_serving_slot_is_never_filled(slots: Slots, release: Release) -> Non
         slots.switch(filled, "tiny", number, bundle.digest(data))
 
 
+def test_manifests_are_those_of_whole_bundles(slots: Slots, release: Release) -> None:
+    install(slots, release, 1)
+    install(slots, release, 2)
+    assert [manifest.release for manifest in slots.manifests()] == [1, 2]
+    (slots.path("a") / bundle.MANIFEST).write_bytes(b"rot")
+    (slots.path("b") / MARK).unlink()
+    assert slots.manifests() == []
+
+
 def test_a_half_made_slot_holds_nothing(slots: Slots, release: Release) -> None:
     data = release()[0]
     with pytest.raises(ModelError):

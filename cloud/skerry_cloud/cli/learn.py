@@ -158,6 +158,9 @@ def publish(context: typer.Context, run: int, reason: Reason = "by the operator"
     """
     done = cloud_of(context).post("/releases", run=run, reason=reason)
     tell(done, as_json, f"release {done['workload']}/{done['number']} of run {run} is published")
+    if done["unseen"]:
+        typer.echo(f"devices send no {', '.join(done['unseen'])}: a model that is retrained on what they send does "
+                   "not look at that", err=True)  # fmt: skip
 
 
 @run.command("list")
@@ -204,7 +207,7 @@ def release_show(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """A release, its bundles and, with --lineage, where it comes from.
+    """A release, what devices keep of its inputs, its bundles and, with --lineage, where it comes from.
 
     Example: skerry release show fashion/2 --lineage
     """

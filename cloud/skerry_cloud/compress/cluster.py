@@ -42,7 +42,8 @@ def apart(recipes: Sequence[Recipe]) -> list[tuple[str, ...]]:
 def cook(share: Share) -> None:
     """On a worker: make these recipes, in the study's folder."""
     spec, texts = share
-    workload, version = workloads.load(spec.workload, spec.folder), datasets.open_version(spec.datasets, spec.dataset)
+    version = datasets.open_version(spec.datasets, spec.dataset)
+    workload = workloads.load(spec.workload, spec.folder, version.returned)
     material = gather(spec, workload, version, version.read(), lambda _: None)
     kitchen = Kitchen(spec.run, spec.run / study.FOLDER, material)
     for text in texts:

@@ -34,12 +34,12 @@ from skerry_shared.release import Kind
 
 def work(spec: CompressSpec, report: Report) -> None:
     """Search for each kind of device, keep the record, release what passed. Raises GateError where nothing did."""
-    workload = workloads.load(spec.workload, spec.folder)
+    version = datasets.open_version(spec.datasets, spec.dataset)
+    workload = workloads.load(spec.workload, spec.folder, version.returned)
     kinds = kinds_of(spec.wanted.profiles)
     champion = runs.model(spec.run)
     recipes = {kind: _recipes(kind, spec.wanted, workload, champion) for kind in kinds}
     report(Progress("data", 0, 1))
-    version = datasets.open_version(spec.datasets, spec.dataset)
     rows = version.read()
     tested, goal = exam(workload, rows, champion), _goal(spec.wanted, workload)
     report(Progress("data", 1, 1, f"float32 accuracy {tested.figures.accuracy:.4f} on validation rows"))

@@ -6,7 +6,7 @@ is not let out at all.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from skerry_cloud.datasets import REFERENCE, TEST, TRAIN, VALIDATION, Rows
 from skerry_cloud.paired import answered, loss_bound
 from skerry_cloud.runs import Variant, VariantReport
 from skerry_cloud.workloads import RESIDUAL, Examples, Workload
-from skerry_shared import sketch
+from skerry_shared import privacy, sketch
 from skerry_shared.errors import ConfigError
 from skerry_shared.golden import difference
 from skerry_shared.release import Channel
@@ -173,8 +173,9 @@ class _Answered:
 
 
 def exam(workload: Workload, rows: Rows, champion: Path) -> Exam:
-    """Choose the examples."""
+    """Choose the examples. Golden ones go to every device, so of these there is no more than what may be kept."""
     test, inputs = rows.of(TEST).examples, rows.examples.inputs
+    pool = test.take(golden.in_turn(test.labels, golden.POOL))
     return Exam(
         workload=workload,
         champion=champion,
@@ -183,7 +184,7 @@ def exam(workload: Workload, rows: Rows, champion: Path) -> Exam:
         baseline=inputs[baseline_rows(rows.split, rows.source)],
         series=inputs[rows.source == REFERENCE][:SERIES],
         references={source: inputs[places] for source, places in reference_rows(rows.split, rows.source).items()},
-        pool=test.take(golden.in_turn(test.labels, golden.POOL)),
+        pool=replace(pool, inputs=privacy.treat(pool.inputs, workload.fields())),
     )
 
 

@@ -44,6 +44,7 @@ def package_variant(
         baseline=report.baseline,
         tolerance=report.tolerance,
         model_file=variant.model.name,
+        fields=declared.fields,
     )
     return bundle.pack(manifest, model, golden, _extras(variant))
 

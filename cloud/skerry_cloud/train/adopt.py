@@ -17,8 +17,9 @@ from skerry_cloud.datasets import TEST
 from skerry_cloud.job import Progress, Report
 from skerry_cloud.specs import AdoptSpec
 from skerry_cloud.train import adopt_onnx, adopt_tflite
-from skerry_cloud.train.job import evaluate
+from skerry_cloud.train.job import declare, evaluate
 from skerry_cloud.workloads import Workload
+from skerry_shared import privacy
 from skerry_shared.errors import ModelError
 
 SAMPLES = 256  # inputs that a file is tried on
@@ -32,6 +33,11 @@ def work(spec: AdoptSpec, report: Report) -> None:
     workload = workloads.load(spec.workload, spec.folder)
     report(Progress("data", 0, 1))
     version = datasets.open_version(spec.datasets, spec.dataset)
+    if version.returned and privacy.acts(workload.fields()):
+        raise ModelError(
+            f"dataset {spec.dataset}: has samples of devices, which hide what a file's network looks at; choose a "
+            "version of the workload's own data, as in --dataset 1"
+        )
     test = version.read().of(TEST)
     report(Progress("data", 1, 1, f"version {spec.dataset}, {len(test)} held-out examples"))
     suffix = spec.file.suffix
@@ -43,10 +49,7 @@ def work(spec: AdoptSpec, report: Report) -> None:
     scores = models.load(target).run(test.examples.inputs).scores
     if not np.isfinite(scores).all():
         raise ModelError(f"{spec.file.name}: scores: not every one is a finite number")
-    runs.write(
-        spec.run / runs.DECLARED,
-        runs.Declared(workload.name, workload.owner, workload.labels, workload.input, workload.monitors),
-    )
+    declare(workload, spec.run)
     metrics = evaluate(workload, version, test, scores, runs.Training(0, 0, 0, 0.0, 0.0))
     runs.write(spec.run / runs.METRICS, metrics)
     report(Progress("evaluate", 1, 1, f"accuracy {metrics.overall['accuracy']:.4f} on {len(test)} held-out examples"))

@@ -35,8 +35,8 @@ class Served(nn.Module):
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Answer one batch."""
-        logits = self.network(self._workload.prepare(inputs))
-        return torch.softmax(logits, dim=1), self._workload.watch(inputs)
+        logits = self.network(self._workload.takes(inputs))
+        return torch.softmax(logits, dim=1), self._workload.watch(self._workload.sees(inputs))
 
 
 class Watch(nn.Module):

@@ -69,7 +69,7 @@ def fit(
     kept = Kept(file, asdict(recipe), network=network, optimiser=optimiser, rate=rate) if file else None
     before = kept.restore() if kept else 0
     for done, (rows, view) in enumerate(zip(batches[before:], views[before:], strict=True), start=before + 1):
-        value = loss(network(workload.prepare(workload.view(inputs[rows], view))), rows, view)
+        value = loss(network(workload.takes(workload.view(inputs[rows], view))), rows, view)
         optimiser.zero_grad()
         torch.autograd.backward(value)
         optimiser.step()
@@ -120,4 +120,4 @@ def answer(
 
 
 def _scores(network: nn.Module, workload: Workload, inputs: Tensor) -> Tensor:
-    return torch.softmax(network(workload.prepare(inputs)), dim=1)
+    return torch.softmax(network(workload.takes(inputs)), dim=1)

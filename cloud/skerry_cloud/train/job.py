@@ -30,9 +30,9 @@ def work(spec: TrainSpec, report: Report) -> None:
 
     Killed, and asked again, it goes on from the last epoch.
     """
-    workload = workloads.load(spec.workload, spec.folder)
-    report(Progress("data", 0, 1))
     version = datasets.open_version(spec.datasets, spec.dataset)
+    workload = workloads.load(spec.workload, spec.folder, version.returned)
+    report(Progress("data", 0, 1))
     rows = version.read()
     test = rows.of(TEST)
     report(Progress("data", 1, 1, f"version {spec.dataset}, {len(rows)} examples"))
@@ -48,6 +48,14 @@ def work(spec: TrainSpec, report: Report) -> None:
     runs.write(spec.run / runs.METRICS, metrics)
     (spec.run / runs.TRAINING).unlink()
     report(Progress("evaluate", 1, 1, f"accuracy {metrics.overall['accuracy']:.4f} on {len(test)} held-out examples"))
+
+
+def declare(workload: Workload, run: Path) -> None:
+    """Write what a release needs to know of the workload."""
+    declared = runs.Declared(
+        workload.name, workload.owner, workload.labels, workload.input, workload.monitors, workload.fields()
+    )
+    runs.write(run / runs.DECLARED, declared)
 
 
 def evaluate(
@@ -116,8 +124,7 @@ def _save(network: nn.Module, workload: Workload, run: Path, test: Rows, report:
     report(Progress("export", 0, 1))
     run.mkdir(parents=True, exist_ok=True)
     torch.save(network.state_dict(), run / runs.WEIGHTS)
-    declared = runs.Declared(workload.name, workload.owner, workload.labels, workload.input, workload.monitors)
-    runs.write(run / runs.DECLARED, declared)
+    declare(workload, run)
     export(network, workload, torch.tensor(test.examples.inputs[:2]), run / runs.MODEL)
     parity = _parity(network, workload, run / runs.MODEL, test.examples.inputs[:PARITY_INPUTS])
     report(Progress("export", 1, 1, f"parity {parity:.1e}"))

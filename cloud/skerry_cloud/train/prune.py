@@ -36,7 +36,7 @@ class Prune:
         """Prune at once; what that costs is to be won back by ``tune``."""
         fit.start(material.seed, material.threads)
         network = networks.read(source, material.workload).eval()
-        example = material.workload.prepare(torch.tensor(material.train.inputs[:2]))
+        example = material.workload.takes(torch.tensor(material.train.inputs[:2]))
         shrink(network, example, self.keep)
         networks.write(network, target)
 

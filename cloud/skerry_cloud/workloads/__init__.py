@@ -15,8 +15,10 @@ GROUP = "skerry.workloads"
 __all__ = ["GROUP", "RESIDUAL", "Examples", "Workload", "load"]
 
 
-def load(name: str, folder: Path) -> Workload:
+def load(name: str, folder: Path, returned: bool = False) -> Workload:
     """The workload of this entry point, or of ``path/to/file.py:Class`` relative to ``folder``.
+
+    ``returned``: to learn from data of which devices sent some, see ``Workload.sees``.
 
     Raises NotFoundError if there is none of this name, ConfigError if what is there is not a complete workload.
     """
@@ -24,7 +26,9 @@ def load(name: str, folder: Path) -> Workload:
     if not (isinstance(cls, type) and issubclass(cls, Workload)):
         raise ConfigError(f"workload {name!r}: not a subclass of skerry_cloud.workloads.Workload")
     check(cls)
-    return cls()
+    workload = cls()
+    workload.returned = returned
+    return workload
 
 
 def _from_file(name: str, folder: Path) -> object:

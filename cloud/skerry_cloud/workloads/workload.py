@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from skerry_cloud.examples import Examples
+from skerry_cloud.workloads.treat import treat
+from skerry_shared import privacy
 from skerry_shared.errors import ConfigError, InputError
-from skerry_shared.release import ANY, TensorSpec
+from skerry_shared.release import ANY, Field, TensorSpec
 
 RESIDUAL = "residual"  # mode of a monitor: watch what the value before does not foretell
 
@@ -31,6 +33,10 @@ class Workload(ABC):
     labels: ClassVar[tuple[str, ...]]  # in the order of the network's logits
     input: ClassVar[TensorSpec]  # the raw input, its first dimension ANY
     monitors: ClassVar[tuple[str, ...]] = ("mean", "spread")  # names of what ``watch`` returns; () for nothing
+
+    columns: ClassVar[tuple[str, ...]] = ()  # names of the values of the input's last axis; (): the input is one field
+    policy: ClassVar[tuple[Field, ...]] = ()  # what may be kept of each field, see ``privacy``; (): everything
+    returned: bool = False  # is some of what is learned from samples of devices?
 
     modes: ClassVar[Mapping[str, str]] = {}  # of monitors whose values follow the ones before: "residual"
 
@@ -68,6 +74,23 @@ class Workload(ABC):
     def prepare(self, inputs: Tensor) -> Tensor:
         """Raw input to the float32 that the network takes. Tensor operations only: this is exported with the model."""
         return inputs.float()
+
+    def fields(self) -> tuple[Field, ...]:
+        """The policy in the order of the input's values."""
+        policies = {field.name: field for field in self.policy}
+        return tuple(policies[name] for name in _names(type(self))) if policies else ()
+
+    def sees(self, inputs: Tensor) -> Tensor:
+        """What of raw inputs the graph looks at: all, until samples of devices are learned from.
+
+        Then what these do not show is shown of no input, so that a model learns nothing from what is missing, and
+        answers on a device as it did here.
+        """
+        return treat(inputs, self.fields()) if self.returned else inputs
+
+    def takes(self, inputs: Tensor) -> Tensor:
+        """Raw input to what the network takes."""
+        return self.prepare(self.sees(inputs))
 
     def view(self, inputs: Tensor, number: int) -> Tensor:  # noqa: ARG002
         """The same raw inputs as they might have been as well, such as mirrored; for training. 0: as they are."""
@@ -136,7 +159,33 @@ def check(cls: type[Workload]) -> None:
                 f"workload {cls.__name__}: modes: {name!r}: {mode!r}; a monitor may have {RESIDUAL!r} only, and there "
                 f"are {', '.join(cls.monitors)}"
             )
+    _check_policy(cls)
     if len(cls.labels) < 2:
         raise ConfigError(f"workload {cls.__name__}: labels: at least two are needed, got {cls.labels!r}")
     if cls.__abstractmethods__:
         raise ConfigError(f"workload {cls.__name__}: missing {', '.join(sorted(cls.__abstractmethods__))}")
+
+
+def _names(cls: type[Workload]) -> tuple[str, ...]:
+    """Of the input's fields."""
+    return cls.columns or (cls.input.name,)
+
+
+def _check_policy(cls: type[Workload]) -> None:
+    names, told = _names(cls), [field.name for field in cls.policy]
+    width = cls.input.shape[-1] if len(cls.input.shape) > 1 else 1
+    if cls.columns and (len(names) != width or len(set(names)) < width):
+        raise ConfigError(
+            f"workload {cls.__name__}: columns: {len(names)} names; the input's last axis has {width} values, name each"
+        )
+    if unknown := [name for name in told if name not in names]:
+        raise ConfigError(
+            f"workload {cls.__name__}: policy: field {unknown[0]!r} is unknown; columns has {', '.join(names)}"
+        )
+    if told and (missing := [name for name in names if name not in told]):
+        raise ConfigError(
+            f"workload {cls.__name__}: policy: nothing is said of field {missing[0]!r}; add keep({missing[0]!r}) if it "
+            "may leave the device, or drop, mask, generalise or pseudonym"
+        )
+    if why := privacy.fault(cls.policy, cls.input):
+        raise ConfigError(f"workload {cls.__name__}: policy: {why}")

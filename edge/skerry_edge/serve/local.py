@@ -24,7 +24,7 @@ from skerry_shared.errors import InputError
 log = logging.getLogger(__name__)
 
 SERVICE = "skerry.v1.Local"
-TABLES = ("windows", "samples", "labels", "load", "service")  # events are the agent's own to tell
+TABLES = ("windows", "samples", "load", "service")  # labels have a call of their own; events are the agent's to tell
 WAITING = 256  # reports that may wait for the agent; older ones give way
 TICK_S = 1.0  # how late a report may be
 CLOSE_S = 2.0  # seconds that closing waits for an agent; it answers after an fsync

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from skerry_edge.update.state import Stored
-from skerry_shared import signing, wire
-from skerry_shared.errors import ExpiredError, ReplayError, TrustError
+from skerry_shared import privacy, signing, wire
+from skerry_shared.errors import ExpiredError, ReplayError, TrustError, UnfitError
 from skerry_shared.identity import check_name
 from skerry_shared.release import MODES, Assignment, Manifest, Signed
 
@@ -93,7 +93,10 @@ def check_expiry(assignment: Assignment, now: float) -> None:
 
 
 def check_manifest(assignment: Assignment, manifest: Manifest) -> None:
-    """Raises TrustError unless the bundle is the release and the target that were assigned."""
+    """Raises TrustError unless the bundle is the release and the target that were assigned, UnfitError if its policy
+    for personal data is none for its input."""
     assigned = (assignment.workload, assignment.release, assignment.target)
     if (manifest.workload, manifest.release, manifest.target) != assigned:
         raise TrustError(f"bundle: is {manifest.workload} {manifest.release}, not what was assigned")
+    if why := privacy.fault(manifest.fields, manifest.inputs[0]):
+        raise UnfitError(f"bundle: policy: {why}; update this agent, or release a policy that fits")

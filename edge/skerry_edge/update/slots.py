@@ -6,14 +6,16 @@ away. Order of writes, each durable before the next: the pointer forgets the pre
 filled, its mark is written, the pointer moves.
 """
 
+import contextlib
 import json
 import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from skerry_shared import bundle
-from skerry_shared.errors import StateError
+from skerry_shared.errors import ModelError, StateError
 from skerry_shared.files import sync_folder, write_durably
+from skerry_shared.release import Manifest
 
 NAMES = ("a", "b")
 POINTER = "active"
@@ -55,6 +57,14 @@ class Slots:
     def holding(self, sha256: str) -> str | None:
         """The slot that holds this bundle, whole; None if neither does."""
         return next((slot for slot in NAMES if self._mark(slot) == sha256), None)
+
+    def manifests(self) -> list[Manifest]:
+        """Of the bundles that lie whole in the slots."""
+        found = []
+        for slot in filter(self._mark, NAMES):
+            with contextlib.suppress(ModelError):  # who needs it hears of it
+                found.append(bundle.manifest_of(self.path(slot)))
+        return found
 
     def forget_predecessor_of(self, sha256: str) -> None:
         """If this bundle serves already there is nothing to switch, and nothing that an undo may put back."""

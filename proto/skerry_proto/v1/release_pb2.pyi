@@ -164,6 +164,48 @@ class Channel(google.protobuf.message.Message):
 global___Channel = Channel
 
 @typing.final
+class Field(google.protobuf.message.Message):
+    """What may be kept of one value of the input's last axis, or of the whole input, once the model has answered."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    ACTION_FIELD_NUMBER: builtins.int
+    VALUE_FIELD_NUMBER: builtins.int
+    STEP_FIELD_NUMBER: builtins.int
+    LOW_FIELD_NUMBER: builtins.int
+    HIGH_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    action: builtins.str
+    """"keep", "drop", "hash", "mask" or "generalise" """
+    value: builtins.float
+    """mask: what stands in its place"""
+    step: builtins.float
+    """generalise: to the nearest multiple of it; 0: as fine as it is"""
+    low: builtins.float
+    """generalise: what is below becomes this"""
+    high: builtins.float
+    """generalise: what is above becomes this"""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        action: builtins.str = ...,
+        value: builtins.float = ...,
+        step: builtins.float = ...,
+        low: builtins.float | None = ...,
+        high: builtins.float | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_high", b"_high", "_low", b"_low", "high", b"high", "low", b"low"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_high", b"_high", "_low", b"_low", "action", b"action", "high", b"high", "low", b"low", "name", b"name", "step", b"step", "value", b"value"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_high", b"_high"]) -> typing.Literal["high"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_low", b"_low"]) -> typing.Literal["low"] | None: ...
+
+global___Field = Field
+
+@typing.final
 class Manifest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -179,6 +221,7 @@ class Manifest(google.protobuf.message.Message):
     BASELINE_FIELD_NUMBER: builtins.int
     TOLERANCE_FIELD_NUMBER: builtins.int
     MODEL_FILE_FIELD_NUMBER: builtins.int
+    FIELDS_FIELD_NUMBER: builtins.int
     workload: builtins.str
     release: builtins.int
     owner: builtins.str
@@ -200,6 +243,10 @@ class Manifest(google.protobuf.message.Message):
     def lineage(self) -> global___Lineage: ...
     @property
     def baseline(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Channel]: ...
+    @property
+    def fields(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Field]:
+        """of the input, in order: one a value of its last axis, or one for all of it; none: all is kept"""
+
     def __init__(
         self,
         *,
@@ -215,9 +262,10 @@ class Manifest(google.protobuf.message.Message):
         baseline: collections.abc.Iterable[global___Channel] | None = ...,
         tolerance: builtins.float = ...,
         model_file: builtins.str = ...,
+        fields: collections.abc.Iterable[global___Field] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["lineage", b"lineage", "measured", b"measured", "target", b"target"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["baseline", b"baseline", "inputs", b"inputs", "labels", b"labels", "lineage", b"lineage", "measured", b"measured", "model_file", b"model_file", "outputs", b"outputs", "owner", b"owner", "release", b"release", "target", b"target", "tolerance", b"tolerance", "workload", b"workload"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["baseline", b"baseline", "fields", b"fields", "inputs", b"inputs", "labels", b"labels", "lineage", b"lineage", "measured", b"measured", "model_file", b"model_file", "outputs", b"outputs", "owner", b"owner", "release", b"release", "target", b"target", "tolerance", b"tolerance", "workload", b"workload"]) -> None: ...
 
 global___Manifest = Manifest
 
