@@ -35,8 +35,8 @@ def device(name: str, authority: Authority = AUTHORITY, fleet: str = "north") ->
     return Sealer(fleet, name, certificate, KEY, INGEST.public_bytes())
 
 
-def opening(sealer: Sealer) -> bytes:
-    return wire.encode(Up(session=sealer.opening))
+def opening(sealer: Sealer, next: int = 1) -> bytes:
+    return wire.encode(Up(session=sealer.opening, next=next))
 
 
 def labels(sealer: Sealer, *ids: str) -> bytes:
@@ -209,7 +209,7 @@ def test_an_opening_says_that_a_gap_is_meant(tmp_path: Path) -> None:
         async with cloud_of(tmp_path) as cloud:
             a = device("a")
             ups = [labels(a, "p1"), labels(a, "p2"), labels(a, "p3"), labels(a, "p4"), labels(a, "p5")]
-            await cloud.take(a, opening(a), ups[0], opening(a), ups[2], ups[4])
+            await cloud.take(a, opening(a), ups[0], opening(a, 3), ups[4], ups[2], ups[4])
             await cloud.acknowledged(a, 3)
             await cloud.take(a, ups[3], ups[4])
             await cloud.acknowledged(a, 5)
@@ -240,12 +240,12 @@ class CutLake(Lake):
         self.left = fail_at
         self.failed = threading.Event()
 
-    def append(self, table: str, rows: pa.Table, watermarks: Any) -> None:
+    def append(self, table: str, rows: pa.Table, watermarks: Any, before: Any = None) -> None:
         self.left -= 1
         if self.left == 0:
             self.failed.set()
             raise OSError("no space left on device")
-        super().append(table, rows, watermarks)
+        super().append(table, rows, watermarks, before)
 
 
 @pytest.mark.parametrize("fail_at", [1, 2])

@@ -18,9 +18,9 @@ def test_secrets_are_for_their_owner_only(fleet_keys: Keys) -> None:
 
 def test_the_servers_certificate_follows_its_hosts_and_its_age(fleet_keys: Keys) -> None:
     now, hosts = time.time(), ("localhost", "127.0.0.1")
-    assert not keys.renew_own(fleet_keys, hosts, now)
-    assert keys.renew_own(fleet_keys, ("cloud.example", "10.0.0.1"), now)
+    assert not keys.renew_own(fleet_keys, hosts, 2, now)
+    assert keys.renew_own(fleet_keys, ("cloud.example", "10.0.0.1"), 2, now)
     certificate = x509.load_pem_x509_certificate(Path(fleet_keys.tls.certificate).read_bytes())
     assert identity.hosts_of(certificate) == {"cloud.example", "10.0.0.1"}
     certificate.verify_directly_issued_by(fleet_keys.authority.certificate)
-    assert keys.renew_own(fleet_keys, ("cloud.example", "10.0.0.1"), now + 380 * 86400)
+    assert keys.renew_own(fleet_keys, ("cloud.example", "10.0.0.1"), 2, now + 380 * 86400)

@@ -2,12 +2,16 @@
 
 1. Open the session: a device of this fleet signed it, and it is the device that the carrier authenticated.
 2. Place the batch by its counter: new, again, or after a gap. A gap means that something was lost on the way, so the
-   batch is left for the device to send again, unless an opening came just before: that says the gap is meant.
+   device is asked to send again, unless an opening says that the gap is meant: it tells which counter comes next.
 3. Open, unpack, check. What does not fit goes to the quarantine, and the device is told why.
 4. One commit a table for all that was waiting (group commit), then acknowledge.
 
 The lake's watermarks make it exactly-once. Per table, ``device/session`` is the last counter in that table;
 ``device/session/all``, set by the group's last commit, says that all tables have everything up to it.
+
+Several processes may ingest into one lake (docs/decisions/0011), whatever part of a session each of them sees and
+however old what it remembers. A batch is accepted only behind what is durable or will never come, and the lake takes
+rows only while the watermarks are those by which they were chosen; who was slower looks again at what is new.
 
 ``run`` never ends by what came: whatever a device sends, and whatever the lake or a listener makes of it, is logged.
 """
@@ -17,6 +21,7 @@ import logging
 import time
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -28,7 +33,7 @@ from skerry_cloud.ingest import batches
 from skerry_cloud.ingest.lake import QUARANTINE, Lake, schema
 from skerry_cloud.ingest.sessions import Sessions
 from skerry_shared import wire
-from skerry_shared.errors import SignatureError, SkerryError, TrustError
+from skerry_shared.errors import ReplayError, SignatureError, SkerryError, TrustError
 from skerry_shared.sealing import IngestKey, Opener
 from skerry_shared.telemetry import TABLES, Ack, Down, Header, Sealed, Session, SignedSession, Up
 
@@ -49,7 +54,8 @@ Committed = Callable[[str, pa.Table], Awaitable[None]]
 class _Session:
     opener: Opener
     taken: int  # counter of the last batch that was accepted
-    opened: bool = False  # an opening came since: the next batch may leave a gap
+    next: int = 0  # counter that may follow a gap: an opening said that nothing before it will come
+    asked: bool = False  # the device was asked to send again
 
     @property
     def name(self) -> str:
@@ -63,7 +69,7 @@ class _Session:
     def place(self, counter: int) -> Literal["new", "again", "gap"]:
         if counter <= self.taken:
             return "again"
-        return "new" if self.opened or counter == self.taken + 1 else "gap"
+        return "new" if counter in (self.taken + 1, self.next) else "gap"
 
 
 @dataclass
@@ -83,6 +89,7 @@ class _Group:
     size: int = 0  # bytes of their rows
     again: list[_Session] = field(default_factory=list)  # sent what is durable already: acknowledge only
     shunned: list[tuple[str, Ack]] = field(default_factory=list)  # sessions that cannot be opened
+    gaps: list[str] = field(default_factory=list)  # devices of which something was lost on the way
 
     def sessions(self) -> list[_Session]:
         return [*(batch.session for batch in self.batches), *self.again]
@@ -164,11 +171,11 @@ class Ingest:
     def _open(self, device: str, message: bytes, group: _Group) -> None:
         up = wire.decode(Up, message)
         if up.session is not None:
-            self._open_session(device, up.session, group)
+            self._open_session(device, up.session, up.next, group)
         elif up.batch is not None:
             self._open_batch(device, up.batch, group)
 
-    def _open_session(self, device: str, signed: SignedSession, group: _Group) -> None:
+    def _open_session(self, device: str, signed: SignedSession, next: int, group: _Group) -> None:
         session = wire.decode(Session, signed.document).session
         try:
             opener = self._opener(device, signed)
@@ -177,7 +184,7 @@ class Ingest:
             raise
         self._sessions.keep(device, session, signed)
         known = self._known.get((device, session)) or self._remember(opener)
-        known.opened = True
+        known.next, known.asked = next, False
 
     def _open_batch(self, device: str, sealed: Sealed, group: _Group) -> None:
         header = wire.decode(Header, sealed.header)
@@ -188,10 +195,9 @@ class Ingest:
             return
         place = session.place(header.counter)
         if place == "gap":
-            log.warning("%s: batch %d came after %d: left to come again", session.name, header.counter, session.taken)
+            self._ask_again(session, header.counter, group)
             return
         header, payload = session.opener.open(sealed)
-        session.opened = False
         if place == "again":
             group.again.append(session)
             return
@@ -199,6 +205,14 @@ class Ingest:
         session.taken = header.counter
         group.batches.append(batch)
         group.size += batch.rows.get_total_buffer_size()
+
+    @staticmethod
+    def _ask_again(session: _Session, counter: int, group: _Group) -> None:
+        """Once: what follows was sent before the device heard of it."""
+        if not session.asked:
+            log.warning("%s: batch %d came after %d: all since is to come again", session.name, counter, session.taken)
+            group.gaps.append(session.opener.device)
+            session.asked = True
 
     def _read(self, session: _Session, header: Header, payload: bytes) -> _Batch:
         received = self._clock()
@@ -257,18 +271,21 @@ class Ingest:
             log.exception("%d new rows of %s are in the lake, but could not be acted on", rows.num_rows, table)
 
     def _commit_table(self, table: str, group: list[_Batch], last: bool) -> pa.Table:
-        new = [batch for batch in group if batch.table == table and self._is_new(batch)]
-        rows = pa.concat_tables([schema(table).empty_table(), *(batch.rows for batch in new)]).combine_chunks()
-        marks = {batch.session.name: batch.counter for batch in new}
-        if last:
-            marks |= {batch.session.name_of_all: batch.counter for batch in group}
-        if marks:
-            self._lake.append(table, rows, marks)
-        return rows
+        while True:
+            with suppress(ReplayError):  # another process has some of it, so that less is new: there is an end
+                return self._commit_new(table, group, last)
 
-    def _is_new(self, batch: _Batch) -> bool:
-        """Whether its table lacks it: after a crash between two tables of a group, one has it already."""
-        return batch.counter > self._lake.watermark(batch.table, batch.session.name)
+    def _commit_new(self, table: str, group: list[_Batch], last: bool) -> pa.Table:
+        """What the table lacks: after a crash between two tables of a group, one has its part already."""
+        here = [batch for batch in group if batch.table == table]
+        steps = [(batch.session.name, batch.counter) for batch in here]
+        steps += [(batch.session.name_of_all, batch.counter) for batch in group if last]
+        before = {name: self._lake.watermark(table, name) for name, _ in steps}
+        new = [batch for batch in here if batch.counter > before[batch.session.name]]
+        rows = pa.concat_tables([schema(table).empty_table(), *(batch.rows for batch in new)]).combine_chunks()
+        if marks := {name: counter for name, counter in steps if counter > before[name]}:
+            self._lake.append(table, rows, marks, before)
+        return rows
 
     async def _tell(self, group: _Group) -> None:
         acks = list(group.shunned)
@@ -280,13 +297,15 @@ class Ingest:
         for session in {session.name: session for session in group.sessions()}.values():
             acks.append((session.opener.device, Ack(session.opener.session, session.taken)))
         for device, ack in acks:  # a device that is gone meanwhile sends again and is told then
-            await self._say(device, ack)
+            await self._say(device, Down(ack=ack))
+        for device in group.gaps:
+            await self._say(device, Down(again=True))
 
-    async def _say(self, device: str, ack: Ack) -> None:
+    async def _say(self, device: str, down: Down) -> None:
         try:
-            await self._acknowledge(device, wire.encode(Down(ack=ack)))
+            await self._acknowledge(device, wire.encode(down))
         except Exception:  # a carrier's
-            log.exception("%s: could not be told of batch %d", device, ack.counter)
+            log.exception("%s: could not be told %s", device, down)
 
     def _forget(self, group: _Group) -> None:
         """Nothing is acknowledged; what is durable is looked up again when the devices send again."""
