@@ -1,6 +1,7 @@
 import asyncio
 import logging
 import math
+import random
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -89,12 +90,17 @@ class Cloud:
     ingest: Ingest
     lake: Lake
     acks: list[tuple[str, Ack]] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)  # devices, to send again
     told: list[tuple[str, int]] = field(default_factory=list)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     fails: dict[str, Exception] = field(default_factory=dict)  # a table's listeners, or "acknowledge"
 
     async def acknowledge(self, device: str, down: bytes) -> bool:
-        ack = wire.decode(Down, down).ack
+        said = wire.decode(Down, down)
+        if said.again:
+            self.asked.append(device)
+            return True
+        ack = said.ack
         assert ack is not None
         if "acknowledge" in self.fails:
             self.changed.set()
@@ -194,8 +200,9 @@ def test_a_batch_after_a_loss_waits_for_what_was_lost(tmp_path: Path) -> None:
         async with cloud_of(tmp_path) as cloud:
             a = device("a")
             ups = [labels(a, "p1"), labels(a, "p2"), labels(a, "p3")]
-            await cloud.take(a, opening(a), ups[0], ups[2])
+            await cloud.take(a, opening(a), ups[0], ups[2], ups[2])
             await cloud.acknowledged(a, 1)
+            assert cloud.asked == ["a"]
             await cloud.take(a, ups[1], ups[2])
             await cloud.acknowledged(a, 3)
             assert cloud.ids() == ["p1", "p2", "p3"]
@@ -214,6 +221,7 @@ def test_an_opening_says_that_a_gap_is_meant(tmp_path: Path) -> None:
             await cloud.take(a, ups[3], ups[4])
             await cloud.acknowledged(a, 5)
             assert cloud.ids() == ["p1", "p3", "p4", "p5"]
+            assert cloud.asked == ["a"]
 
     asyncio.run(run())
 
@@ -497,7 +505,7 @@ def test_the_largest_counter_is_taken(tmp_path: Path) -> None:
         async with cloud_of(tmp_path) as cloud:
             a = device("a")
             a.counter = (1 << 63) - 2
-            await cloud.take(a, opening(a), labels(a, "p1"))
+            await cloud.take(a, opening(a, a.counter + 1), labels(a, "p1"))
             await cloud.acknowledged(a, (1 << 63) - 1)
             assert cloud.ids() == ["p1"]
 
@@ -633,3 +641,55 @@ def test_old_openings_of_a_device_are_forgotten(tmp_path: Path, monkeypatch: pyt
 def test_a_device_name_cannot_leave_the_folder(tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         sessions.Sessions(tmp_path).find("../a", b"1")
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_whoever_sees_whatever_part_of_a_session_nothing_is_lost_or_counted_twice(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two ingests over one lake, each with what it remembers; a device that has dropped its batches 4 and 5."""
+    monkeypatch.setattr(flow, "LINGER", 0.0)
+    rng, a = random.Random(seed), device("a")
+    ups = {n: labels(a, f"p{n}") if n % 3 else event(a, f"e{n}") for n in range(1, 10)}
+    del ups[4], ups[5]
+
+    async def run() -> None:
+        async with cloud_of(tmp_path) as one, cloud_of(tmp_path) as two:
+            one.changed = two.changed
+            acknowledged = 0
+            while acknowledged < max(ups):
+                one.changed.clear()
+                for up in flight(acknowledged):
+                    for cloud in rng.choice([[one], [two], [one, two], []]):
+                        await cloud.take(a, up)
+                    await asyncio.sleep(rng.choice([0, 0, 0.01]))
+                with suppress(asyncio.TimeoutError):  # none of them may have seen enough
+                    await asyncio.wait_for(one.changed.wait(), 0.1)
+                acknowledged = max((ack.counter for _, ack in (*one.acks, *two.acks)), default=0)
+
+    def flight(acknowledged: int) -> list[bytes]:
+        """What the device sends on a link: before a gap it waits until all is acknowledged."""
+        first = min(n for n in ups if n > acknowledged)
+        return [opening(a, first), *(ups[n] for n in range(first, 10 if first > 3 else 4))]
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+    lake = Lake(tmp_path / "lake")
+    found = lake.scan("labels")["counter"].to_pylist() + lake.scan("events")["counter"].to_pylist()
+    assert sorted(found) == sorted(ups)
+
+
+def test_an_ingest_that_slept_while_another_took_over_adds_only_what_is_new(tmp_path: Path) -> None:
+    async def run() -> None:
+        a = device("a")
+        ups = [labels(a, f"p{number}") for number in range(1, 5)]
+        async with cloud_of(tmp_path) as one, cloud_of(tmp_path) as two:
+            await one.take(a, opening(a), ups[0])
+            await one.acknowledged(a, 1)
+            await two.take(a, opening(a, 2), ups[1], ups[2])
+            await two.acknowledged(a, 3)
+            await one.take(a, *ups[1:])
+            await one.acknowledged(a, 4)
+            assert one.ids() == ["p1", "p2", "p3", "p4"]
+            assert one.told == [("labels", 1), ("labels", 1)]
+
+    asyncio.run(run())
