@@ -1,13 +1,14 @@
-"""Processes that ingest are killed, frozen and stopped; nothing that a device holds durable is lost or counted twice."""
+"""Processes that ingest are killed, frozen and stopped: nothing that devices made durable is lost or counted twice."""
 
 import asyncio
 import signal
 import subprocess
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ from skerry_shared.identity import load_key
 from skerry_shared.ports.carrier import TlsFiles
 from skerry_shared.sealing import Sealer
 from skerry_shared.telemetry import pack
-from story.crew import Crew
+from story.crew import Crew, run
 from story.stage import BIN, News, Stage
 
 DEVICES, ROUND = 8, 10  # batches of each device in a round
@@ -37,9 +38,9 @@ class Fleet:
 
     def __init__(self, folder: Path, crew: Crew) -> None:
         self.stage, self._crew, self.rounds = Stage(folder, crew, mqtt=True), crew, 0
-        self.stage.init_cloud({"retrain.enabled": False})
+        self.stage.init_cloud({"retrain.enabled": False, "ingest.workers": 2})
         self.cloud = self.stage.start_cloud()
-        self.news = News(self.cloud)
+        self.news, self._workers = News(self.cloud), set[str]()
         self.outboxes = {f"edge-{number}": self._enrol(f"edge-{number}") for number in range(DEVICES)}
 
     def start(self, name: str) -> "subprocess.Popen[bytes]":
@@ -48,8 +49,13 @@ class Fleet:
         process = self._crew.start(name, *command, stdout=subprocess.PIPE, environment={"PYTHONUNBUFFERED": "1"})
         assert process.stdout
         assert process.stdout.readline().decode() == f"skerry-cloud: {name} ingests for fleet demo\n"
+        self._workers.add(name)
         self.until(name, "online", before)
         return process
+
+    def stop_workers(self) -> None:
+        while self._workers:
+            self._crew.stop(self._workers.pop())
 
     def until(self, name: str, state: str, after: int) -> None:
         """Wait for the event that a worker came or went."""
@@ -62,7 +68,7 @@ class Fleet:
         """Some batches of every device, which are durable there when this returns."""
         for number in range(self.rounds * ROUND, (self.rounds + 1) * ROUND):
             for name, outbox in self.outboxes.items():
-                rows = {"time": [0.0], "prediction_id": [f"{name}/{number}"], "label": ["x"]}
+                rows: dict[str, list[Any]] = {"time": [0.0], "prediction_id": [f"{name}/{number}"], "label": ["x"]}
                 outbox.put("labels", pack(encode("labels", rows)))
         self.rounds += 1
 
@@ -100,13 +106,28 @@ class Fleet:
         return Uplink(self.outboxes[name], [transport], lambda _: None, PATIENT)
 
 
-async def within(seconds: float, work: Callable[..., None], *arguments: object) -> None:
-    await asyncio.wait_for(asyncio.to_thread(work, *arguments), seconds)
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    folder = tmp_path_factory.mktemp("fleet")
+    with Crew(folder / "logs") as crew:
+        yield Fleet(folder, crew)
 
 
-def test_a_worker_that_is_killed_is_replaced_by_the_others_and_at_last_by_the_server(tmp_path: Path) -> None:
-    async def story(fleet: Fleet) -> None:
+def tell(fleet: Fleet, story: Callable[[], Awaitable[None]]) -> None:
+    """In the end nobody but the server ingests, and all is there."""
+    try:
+        asyncio.run(asyncio.wait_for(story(), 100))
+    finally:
+        fleet.stop_workers()
+    fleet.check()
+
+
+def test_workers_that_are_killed_are_replaced_by_the_others_and_at_last_by_the_server(fleet: Fleet) -> None:
+    async def story() -> None:
         workers = {name: await asyncio.to_thread(fleet.start, name) for name in ("cloud.1", "cloud.2")}
+        refused = await asyncio.to_thread(run, BIN / "skerry-cloud", "ingest", fleet.stage.cloud_folder)
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert "ingest.workers: 2 run on" in refused.stderr
         async with fleet.linked():
             await asyncio.to_thread(fleet.put_round)
             await fleet.emptied()
@@ -116,16 +137,12 @@ def test_a_worker_that_is_killed_is_replaced_by_the_others_and_at_last_by_the_se
                 await asyncio.to_thread(fleet.until, name, "offline", before)
                 await putting
                 await fleet.emptied()
-            assert "rows of labels" not in fleet.log("cloud")
 
-    with Crew(tmp_path / "logs") as crew:
-        fleet = Fleet(tmp_path, crew)
-        asyncio.run(asyncio.wait_for(story(fleet), 100))
-    fleet.check()
+    tell(fleet, story)
 
 
-def test_a_worker_that_was_frozen_finds_others_in_its_place_and_shares_again(tmp_path: Path) -> None:
-    async def story(fleet: Fleet) -> None:
+def test_a_worker_that_was_frozen_finds_others_in_its_place_and_shares_again(fleet: Fleet) -> None:
+    async def story() -> None:
         one, two = [await asyncio.to_thread(fleet.start, name) for name in ("cloud.1", "cloud.2")]
         async with fleet.linked():
             putting, before = asyncio.create_task(asyncio.to_thread(fleet.put_round)), fleet.news.last
@@ -133,9 +150,9 @@ def test_a_worker_that_was_frozen_finds_others_in_its_place_and_shares_again(tmp
             await asyncio.to_thread(fleet.until, "cloud.1", "offline", before)
             await putting
             await fleet.emptied()
-            putting = asyncio.create_task(asyncio.to_thread(fleet.put_round))
+            putting, before = asyncio.create_task(asyncio.to_thread(fleet.put_round)), fleet.news.last
             one.send_signal(signal.SIGCONT)
-            await asyncio.to_thread(fleet.until, "cloud.1", "online", fleet.news.last)
+            await asyncio.to_thread(fleet.until, "cloud.1", "online", before)
             await putting
             await fleet.emptied()
             before = fleet.news.last
@@ -143,27 +160,20 @@ def test_a_worker_that_was_frozen_finds_others_in_its_place_and_shares_again(tmp
             await asyncio.to_thread(fleet.until, "cloud.2", "offline", before)
             await asyncio.to_thread(fleet.put_round)
             await fleet.emptied()
-            assert await asyncio.to_thread(two.wait, 20) == 0
-        assert "mqtt: cloud.1 has 256 of 256 shards" in fleet.log("cloud.1").splitlines()[-1]
+            assert await asyncio.to_thread(two.wait, 30) == 0
+        assert fleet.log("cloud.1").splitlines()[-1].endswith("cloud.1 has 256 of 256 shards, beside cloud")
 
-    with Crew(tmp_path / "logs") as crew:
-        fleet = Fleet(tmp_path, crew)
-        asyncio.run(asyncio.wait_for(story(fleet), 100))
-    fleet.check()
+    tell(fleet, story)
 
 
-def test_the_server_acts_on_what_a_worker_committed_and_no_more_may_run_than_are_allowed(tmp_path: Path) -> None:
-    async def story(fleet: Fleet) -> None:
+def test_the_server_acts_on_what_a_worker_committed(fleet: Fleet) -> None:
+    async def story() -> None:
         await asyncio.to_thread(fleet.start, "cloud.1")
         async with fleet.linked():
-            event = {name: ["x"] for name in ("from", "to", "workload")} | {"time": [0.0], "release": [1]}
-            rows = encode("events", event | {"subject": ["agent"], "reason": ["by a worker"], "rollout": [0]})
-            fleet.outboxes["edge-0"].put("events", pack(rows))
-            await asyncio.to_thread(
-                fleet.news.wait, "the device's event", 30, lambda event: event["reason"] == "by a worker"
-            )
+            event: dict[str, list[Any]] = {name: ["x"] for name in ("from", "to", "workload")}
+            event |= {"time": [0.0], "subject": ["agent"], "reason": ["by a worker"], "release": [1], "rollout": [0]}
+            fleet.outboxes["edge-0"].put("events", pack(encode("events", event)))
+            await asyncio.to_thread(fleet.news.wait, "the event", 60, lambda event: event["reason"] == "by a worker")
             await fleet.emptied()
 
-    with Crew(tmp_path / "logs") as crew:
-        fleet = Fleet(tmp_path, crew)
-        asyncio.run(asyncio.wait_for(story(fleet), 60))
+    tell(fleet, story)

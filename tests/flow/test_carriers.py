@@ -337,7 +337,7 @@ class Harbour:
     async def _settled(self) -> None:
         """Everybody sees everybody, and the broker has done what they asked for then."""
         for name, share in self.shares.items():
-            await share.until(lambda seen: seen.beside == self.shares.keys() - {name})  # noqa: B023 (waits here)
+            await share.until(lambda _: share.beside == self.shares.keys() - {name})  # noqa: B023 (waits here)
             if self.links:
                 device, link = next(iter(self.links.items()))
                 await share.until(lambda seen: seen.online.get(device, False))  # noqa: B023 (waits here)

@@ -101,7 +101,7 @@ class Table:
         return ds.dataset(tiers) if tiers else ds.dataset(columns.empty_table())
 
     def news(self) -> pa.Table:
-        """Rows that other processes appended since this was last asked, in the order of their commits."""
+        """Rows that other processes appended since this was last asked."""
         with self._lock:
             if self._hot is None and (hot := Delta.find(str(self._folder))):
                 hot.adopt()
