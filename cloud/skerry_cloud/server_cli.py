@@ -75,13 +75,12 @@ def ingest(
 ) -> None:
     """Take in what devices send over MQTT, beside `serve`, until Ctrl-C or SIGTERM: for fleets too large for one core.
 
-    Start it as often as there are cores to spare, up to `workers` in [ingest] of skerry-cloud.toml. All that run share
-    the devices evenly; when one ends, dies or hangs the others take over its devices within seconds, and nothing is
-    lost or counted twice. `serve` ingests by itself while none runs, and always what comes over gRPC.
+    Start it as often as there are cores to spare, up to ingest.workers of skerry-cloud.toml. All that run share the
+    devices evenly; when one ends, dies or hangs, the others take over its devices within seconds, and nothing is lost
+    or counted twice. `serve` ingests by itself while none runs, and always what comes over gRPC.
 
-    It needs the broker of `serve`, the cloud's folder, of its keys only authority.pem, ingest.key and ingest-N.*, and
-    the database. On another machine: the folder on a shared file system, and PostgreSQL as the database.
-    `skerry events` tells when one comes or goes.
+    It needs the broker of `serve`, the cloud's folder (of its keys authority.pem, ingest.key and ingest-N.* only) and
+    the database: for another machine a shared file system and PostgreSQL. `skerry events` tells who comes and goes.
 
     Example: skerry-cloud ingest & skerry-cloud ingest &
     """

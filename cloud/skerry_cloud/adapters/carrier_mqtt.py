@@ -100,19 +100,20 @@ class MqttCarrier:
                 log.warning("mqtt: lost the broker, dialling again")
                 await self._lost(inbox)
             else:
-                await self._take_safely(event.message, inbox)
+                await self._take_safely(event.message, connection.is_of_now(event), inbox)
                 connection.confirm(event)
 
-    async def _take_safely(self, message: MQTTMessage, inbox: Inbox) -> None:
+    async def _take_safely(self, message: MQTTMessage, is_of_now: bool, inbox: Inbox) -> None:
         try:
-            await self._take(message, inbox)
+            await self._take(message, is_of_now, inbox)
         except Exception:  # one message must not end the link of a whole fleet
             log.exception("mqtt: a message could not be taken")
 
-    async def _take(self, message: MQTTMessage, inbox: Inbox) -> None:
+    async def _take(self, message: MQTTMessage, is_of_now: bool, inbox: Inbox) -> None:
         device, leaf, *rest = message.topic.split("/")[3:]
         if device == CLOUD:
-            await self._process_present(rest[0], message.payload == ONLINE)
+            if is_of_now:  # who was there before the broker was lost says nothing of what is ours now
+                await self._process_present(rest[0], message.payload == ONLINE)
         elif leaf == "status":
             await self._presence(device, message.payload == ONLINE, inbox)
         elif len(message.payload) > MAX_MESSAGE:
@@ -205,9 +206,13 @@ class _Connection:
         else:
             self._settle("")
 
+    def is_of_now(self, event: _Event) -> bool:
+        """Was it seen on the connection that there is?"""
+        return event.connection == self._number
+
     def confirm(self, event: _Event) -> None:
         """Let the broker forget a message."""
-        if event.message is not None and event.connection == self._number:
+        if event.message is not None and self.is_of_now(event):
             self._client.ack(event.message.mid, event.message.qos)
 
     async def close(self) -> None:
