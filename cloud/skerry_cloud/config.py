@@ -230,6 +230,8 @@ class CloudConfig:
         check_name("fleet", self.fleet)
         if "+" not in self.database or "://" not in self.database:
             raise ValueError("database: needs a URL with an asynchronous driver, as in sqlite+aiosqlite:///state.db")
+        if self.ingest.workers and self.lake.vacuum_hours < 1:  # what a worker writes is in no version at first
+            raise ValueError("lake.vacuum_hours: needs 1 at least, or ingest.workers = 0")
         for name in self.workloads:
             check_name("workload", name)
 

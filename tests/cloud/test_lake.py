@@ -95,6 +95,18 @@ def test_news_is_what_others_brought_once(tmp_path: Path) -> None:
     assert ids(first) == ids(second) == ["mine", "p1", "p2"]
 
 
+def test_several_processes_widen_a_table(tmp_path: Path) -> None:
+    Lake(tmp_path).append("labels", labels("p0"), {"d0": 1})
+    lakes = [Lake(tmp_path) for _ in range(4)]
+    for number, (lake, column) in enumerate(zip(lakes, ("colour", "colour", "shape", ""), strict=True), 1):
+        rows = labels(f"p{number}")
+        rows = rows.append_column(column, pa.array([f"v{number}"])) if column else rows
+        lake.append("labels", rows, {f"d{number}": 1})
+    found = Lake(tmp_path).scan("labels").sort_by("prediction_id")
+    assert found["colour"].to_pylist() == [None, "v1", "v2", None, None]
+    assert found["shape"].to_pylist() == [None, None, None, "v3", None]
+
+
 def test_several_processes_create_write_and_checkpoint_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delta, "EVERY", 3)
     lakes = [Lake(tmp_path) for _ in range(4)]  # what one knows the others do not

@@ -175,8 +175,10 @@ class Delta:
         self.follow()
 
     def widen(self, columns: Sequence[pa.Field]) -> None:
-        """Add columns, null in the rows that are there."""
-        self._delta.alter.add_columns(Schema.from_arrow(pa.schema(columns)).fields, post_commithook_properties=NO_HOOKS)
+        """Add columns, null in the rows that are there; none if another process changed them meanwhile."""
+        fields = Schema.from_arrow(pa.schema(columns)).fields
+        with contextlib.suppress(CommitFailedError):
+            self._delta.alter.add_columns(fields, post_commithook_properties=NO_HOOKS)
         self.follow()
 
     def restore(self, version: int) -> None:

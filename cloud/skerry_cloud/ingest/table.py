@@ -90,7 +90,7 @@ class Table:
             if len(known) > len(self._declared) + EXTRA:
                 raise InputError(f"{self.name}: {EXTRA} columns at most may be added to the cloud's own")
             hot = self._made()
-            if new := [pa.field(*item) for item in known.items() if item[0] not in hot.columns.names]:
+            while new := [pa.field(*item) for item in known.items() if item[0] not in hot.columns.names]:
                 hot.widen(new)
 
     def dataset(self) -> ds.Dataset:
