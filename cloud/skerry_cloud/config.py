@@ -10,6 +10,7 @@ from skerry_shared.identity import check_name
 from skerry_shared.telemetry import TABLES
 
 FILE = "skerry-cloud.toml"
+MAX_WORKERS = 64  # of 256 shards each then has four
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,18 @@ class Rollouts:
     def __post_init__(self) -> None:
         """Raises ValueError, which ``decode`` turns into a ConfigError."""
         _positive(self)
+
+
+@dataclass(frozen=True)
+class Ingest:
+    """Processes that only ingest, beside the server."""
+
+    workers: int = 4  # `skerry-cloud ingest` that may run at once; each has an identity towards the broker
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, which ``decode`` turns into a ConfigError."""
+        if not 0 <= self.workers <= MAX_WORKERS:
+            raise ValueError(f"workers: needs a number from 0 to {MAX_WORKERS}")
 
 
 @dataclass(frozen=True)
@@ -201,6 +214,7 @@ class CloudConfig:
     devices: Devices = field(default_factory=Devices)
     compress: Compress = field(default_factory=Compress)
     rollouts: Rollouts = field(default_factory=Rollouts)
+    ingest: Ingest = field(default_factory=Ingest)
     drift: Drift = field(default_factory=Drift)
     lake: Lake = field(default_factory=Lake)
     alarms: Alarms = field(default_factory=Alarms)
@@ -216,6 +230,8 @@ class CloudConfig:
         check_name("fleet", self.fleet)
         if "+" not in self.database or "://" not in self.database:
             raise ValueError("database: needs a URL with an asynchronous driver, as in sqlite+aiosqlite:///state.db")
+        if self.ingest.workers and self.lake.vacuum_hours < 1:  # what a worker writes is in no version at first
+            raise ValueError("lake.vacuum_hours: needs 1 at least, or ingest.workers = 0")
         for name in self.workloads:
             check_name("workload", name)
 
@@ -250,6 +266,9 @@ mqtt = true                          # start Mosquitto as a child process where 
 [devices]
 certificate_days = 90
 token_hours = 24
+
+[ingest]
+workers = 4                          # `skerry-cloud ingest` that may run at once, where one process is not enough
 
 [compress]
 ray = ""                             # "auto" or "ray://host:port": a Ray cluster that sees this folder makes candidates

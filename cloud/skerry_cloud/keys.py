@@ -11,13 +11,14 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from skerry_shared import identity
 from skerry_shared.errors import ConfigError
 from skerry_shared.files import write_durably
 from skerry_shared.identity import Authority
-from skerry_shared.mqtt import CLOUD
+from skerry_shared.mqtt import CLOUD, worker
 from skerry_shared.ports.carrier import TlsFiles
 from skerry_shared.sealing import IngestKey
 
@@ -70,11 +71,15 @@ class Keys:
         """The bearer token of the API."""
         return (self.folder / "operator.token").read_text().strip()
 
+    def worker(self, number: int) -> TlsFiles:
+        """The identity of a process that only ingests, towards the MQTT broker."""
+        return self._files(f"ingest-{number}")
+
     def _files(self, name: str) -> TlsFiles:
         return TlsFiles(self.folder / "authority.pem", self.folder / f"{name}.pem", self.folder / f"{name}.key")
 
 
-def create(folder: Path, fleet: str, hosts: tuple[str, ...], now: float) -> Keys:
+def create(folder: Path, fleet: str, hosts: tuple[str, ...], workers: int, now: float) -> Keys:
     """Make all keys of a new fleet in ``folder``."""
     (folder / "offline").mkdir(parents=True, mode=0o700)
     folder.chmod(0o700)
@@ -88,27 +93,36 @@ def create(folder: Path, fleet: str, hosts: tuple[str, ...], now: float) -> Keys
     write_durably(folder / "ingest.key", IngestKey.new().private_bytes(), PRIVATE)
     write_durably(folder / "operator.token", os.urandom(20).hex().encode(), PRIVATE)
     keys = Keys(folder)
-    _issue_own(keys, authority, hosts, now)
+    _issue_own(keys, authority, hosts, workers, now)
     return keys
 
 
-def renew_own(keys: Keys, hosts: tuple[str, ...], now: float) -> bool:
-    """Issue the cloud's own certificates anew where they are for other hosts or soon run out. True if it did."""
+def renew_own(keys: Keys, hosts: tuple[str, ...], workers: int, now: float) -> bool:
+    """Issue the cloud's own certificates anew where they are for other hosts, too few or soon run out.
+
+    True if it did.
+    """
     certificate = x509.load_pem_x509_certificate(keys.tls.certificate.read_bytes())
     fresh = certificate.not_valid_after_utc - identity.utc(now) > RENEW
-    if fresh and identity.hosts_of(certificate) == set(hosts):
+    enough = all(keys.worker(number).certificate.exists() for number in range(1, workers + 1))
+    if fresh and enough and identity.hosts_of(certificate) == set(hosts):
         return False
-    _issue_own(keys, keys.authority, hosts, now)
+    _issue_own(keys, keys.authority, hosts, workers, now)
     return True
 
 
-def _issue_own(keys: Keys, authority: Authority, hosts: tuple[str, ...], now: float) -> None:
-    server, client = identity.new_key(), identity.new_key()
-    certificate = authority.issue_server(server, hosts, identity.utc(now), SERVER_DAYS)
-    own = authority.sign_request(identity.request(CLOUD, client), CLOUD, identity.utc(now), SERVER_DAYS)
-    for files, key, issued in ((keys.tls, server, certificate), (keys.broker_client, client, own)):
-        write_durably(files.key, identity.private_pem(key), PRIVATE)
-        write_durably(files.certificate, issued)
+def _issue_own(keys: Keys, authority: Authority, hosts: tuple[str, ...], workers: int, now: float) -> None:
+    server = identity.new_key()
+    _write(keys.tls, server, authority.issue_server(server, hosts, identity.utc(now), SERVER_DAYS))
+    clients = {CLOUD: keys.broker_client} | {worker(n): keys.worker(n) for n in range(1, workers + 1)}
+    for name, files in clients.items():
+        key = identity.new_key()
+        _write(files, key, authority.sign_request(identity.request(name, key), name, identity.utc(now), SERVER_DAYS))
+
+
+def _write(files: TlsFiles, key: EllipticCurvePrivateKey, certificate: bytes) -> None:
+    write_durably(files.key, identity.private_pem(key), PRIVATE)
+    write_durably(files.certificate, certificate)
 
 
 def _pem(key: Ed25519PrivateKey) -> bytes:

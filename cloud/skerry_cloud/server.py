@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,8 @@ from skerry_cloud.api import Services
 from skerry_cloud.config import CloudConfig
 from skerry_cloud.drift.flow import DriftFlow
 from skerry_cloud.fleet.benchmarks import Benchmarks
-from skerry_cloud.fleet.director import Director, Order, origin_of
-from skerry_cloud.fleet.enrolment import Addresses, Enrolment
+from skerry_cloud.fleet.director import Director, Order, channels, origin_of
+from skerry_cloud.fleet.enrolment import Addresses, Enrolment, permitted
 from skerry_cloud.fleet.links import Links
 from skerry_cloud.ingest.flow import Ingest
 from skerry_cloud.ingest.lake import QUARANTINE, Lake
@@ -42,7 +43,7 @@ from skerry_cloud.release.repository import Repository
 from skerry_cloud.retrain.flow import Asked, Retrainer
 from skerry_cloud.retrain.harm import Accuracy
 from skerry_cloud.retrain.policy import Policy
-from skerry_cloud.store import Bundle, Store
+from skerry_cloud.store import Bundle, Event, Store
 from skerry_shared import __version__, wire
 from skerry_shared.errors import NotFoundError
 from skerry_shared.locking import locked
@@ -84,12 +85,12 @@ class Cloud:
         """Nothing runs until ``running``."""
         self._folder, self._config, self._store = folder, found, database
         self._keys = Keys(folder / setup.KEYS)
-        keys.renew_own(self._keys, found.listen.hosts, time.time())
+        keys.renew_own(self._keys, found.listen.hosts, found.ingest.workers, time.time())
         self._repository = Repository(folder / setup.REPOSITORY, self._keys)
         self._lake = Lake(folder / "lake", found.lake.cold_url(folder))
         self._upkeep = Upkeep(self._lake, _keeping(found), database)
         self._refusals = Refusals(database)
-        self._news = asyncio.Event()
+        self._news, self._acting = asyncio.Event(), asyncio.Lock()
         authority = self._keys.authority.certificate
         self._director = Director(
             database, self._keys.signer("director"), found.fleet, found.devices.assignment_days, self._assign
@@ -100,8 +101,8 @@ class Cloud:
             found.retrain.price_per_minute, found.compress.ray,
         )  # fmt: skip
         self._ingest = Ingest(
-            self._lake, folder / "sessions", found.fleet, authority, self._keys.ingest, self._director.channels,
-            self._acknowledge, self._committed,
+            self._lake, folder / "sessions", found.fleet, authority, self._keys.ingest,
+            partial(channels, database), self._acknowledge, self._committed,
         )  # fmt: skip
         self._drift = DriftFlow(database, found.drift.false_alarm_days, found.drift.tolerance, self._learning.normal)
         asked = Asked(self._labelled, self._unlabelled, self._estimate, self._roll_out)
@@ -114,7 +115,8 @@ class Cloud:
         self._enrolment = Enrolment(
             database, self._keys, found.fleet, self._repository.root, self._addresses(), found.devices.certificate_days
         )
-        self._links = Links(database, self._ingest.arrived, self._director.desired, self._enrolment.permitted)
+        self._permit = partial(permitted, database)
+        self._links = Links(database, self._ingest.arrived, self._director.desired, self._permit)
         self._background: set[asyncio.Task[Any]] = set()
 
     def described(self) -> str:
@@ -147,28 +149,31 @@ class Cloud:
         await self._drift.start(self._windows)
 
     def _parts(self) -> list[Coroutine[Any, Any, None]]:
-        if not self._config.retrain.enabled:
-            return [self._ingest.run(), self._direct(), self._notify(), self._renew(), self._tend()]
-        return [
-            self._ingest.run(), self._direct(), self._notify(), self._renew(), self._tend(), self._retrain(),
+        parts = [
+            self._ingest.run(), self._follow(), self._direct(), self._notify(), self._renew(), self._tend(),
         ]  # fmt: skip
+        return [*parts, self._retrain()] if self._config.retrain.enabled else parts
 
     async def _carry(self, stack: AsyncExitStack) -> None:
         listen, tls = self._config.listen, self._keys.tls
         carriers: list[GrpcCarrier | MqttCarrier] = [
             GrpcCarrier(
                 f"{listen.address}:{listen.grpc_port}", tls.certificate.read_bytes(), tls.key.read_bytes(),
-                tls.authority.read_bytes(), self._enrolment.permitted,
+                tls.authority.read_bytes(), self._permit,
             )
         ]  # fmt: skip
         if self._has_mqtt:
             broker = mosquitto.run_mosquitto(
-                self._folder / "mosquitto", listen.mqtt_port, self._config.fleet, tls, listen.address
-            )
+                self._folder / "mosquitto", listen.mqtt_port, self._config.fleet, tls, listen.address,
+                self._config.ingest.workers,
+            )  # fmt: skip
             await stack.enter_async_context(broker)
             carriers.append(
-                MqttCarrier(listen.hosts[0], listen.mqtt_port, self._config.fleet, self._keys.broker_client)
-            )
+                MqttCarrier(
+                    listen.hosts[0], listen.mqtt_port, self._config.fleet, self._keys.broker_client,
+                    present=self._worker_present,
+                )
+            )  # fmt: skip
         self._links.over(carriers)
         for carrier in carriers:
             await stack.enter_async_context(carrier.serve(self._links.inbox(carrier)))
@@ -203,8 +208,29 @@ class Cloud:
     async def _assign(self, device: str, signed: bytes) -> None:
         await self._links.assign(device, signed)
 
+    async def _worker_present(self, name: str, online: bool) -> None:
+        async with self._store.begin() as session:
+            session.add(Event(time=time.time(), kind="ingest", name=name, after="online" if online else "offline",
+                              reason="a process that ingests what comes over MQTT", actor=name))  # fmt: skip
+
     async def _committed(self, table: str, rows: pa.Table) -> None:
-        """What came is durable in the lake: act on it."""
+        """What came is durable in the lake: act on it, and before on what other processes committed."""
+        async with self._acting:
+            await _guarded(self._act_on_others(table), "what others committed")
+            await self._act(table, rows)
+
+    async def _follow(self) -> None:
+        while True:
+            for table in self._lake.names:
+                async with self._acting:
+                    await _guarded(self._act_on_others(table), "what others committed")
+            await asyncio.sleep(BEAT)
+
+    async def _act_on_others(self, table: str) -> None:
+        if (rows := await asyncio.to_thread(self._lake.news, table)).num_rows:
+            await self._act(table, rows)
+
+    async def _act(self, table: str, rows: pa.Table) -> None:
         if table == "events":
             for row in rows.to_pylist():
                 await _guarded(self._director.report(row["device"], row, origin_of(row)), "a device's event")

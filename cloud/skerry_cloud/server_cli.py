@@ -60,15 +60,34 @@ def serve(
 
     Example: skerry-cloud serve
     """
-    level = logging.DEBUG if verbose else logging.INFO
-    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for chatty in ("alembic", "aiosqlite", "asyncio"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    _log(verbose)
     config.load(folder)
     launch.warm_up()
     from skerry_cloud.server import serve  # what it needs takes two seconds to load: not for --help, nor before others
 
     serve(folder, typer.echo)
+
+
+@app.command()
+def ingest(
+    folder: Folder = HERE,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
+) -> None:
+    """Take in what devices send over MQTT, beside `serve`, until Ctrl-C or SIGTERM: for fleets too large for one core.
+
+    Start it as often as there are cores to spare, up to ingest.workers of skerry-cloud.toml. All that run share the
+    devices evenly; when one ends, dies or hangs, the others take over its devices within seconds, and nothing is lost
+    or counted twice. `serve` ingests by itself while none runs, and always what comes over gRPC.
+
+    It needs the broker of `serve`, the cloud's folder (of its keys authority.pem, ingest.key and ingest-N.* only) and
+    the database: for another machine a shared file system and PostgreSQL. `skerry events` tells who comes and goes.
+
+    Example: skerry-cloud ingest & skerry-cloud ingest &
+    """
+    _log(verbose)
+    from skerry_cloud.worker import ingest  # what it needs takes a second to load: not for --help
+
+    ingest(folder, typer.echo)
 
 
 @app.command()
@@ -91,6 +110,13 @@ def check(
     for name, route in carriers.items() if notify else ():
         route.carrier.tell(routes.trial(found.fleet, name, found.alarms.routes[name].sender, time.time()))
         typer.echo(f"route {name}: told")
+
+
+def _log(verbose: bool) -> None:
+    level = logging.DEBUG if verbose else logging.INFO
+    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for chatty in ("alembic", "aiosqlite", "asyncio"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 def main() -> None:

@@ -33,7 +33,7 @@ def create(folder: Path, text: str) -> None:
 
 def _fill(folder: Path, found: CloudConfig, text: str) -> None:
     now = time.time()
-    made = keys.create(folder / KEYS, found.fleet, found.listen.hosts, now)
+    made = keys.create(folder / KEYS, found.fleet, found.listen.hosts, found.ingest.workers, now)
     Repository(folder / REPOSITORY, made).create(identity.utc(now))
     host = found.listen.hosts[0]
     operator = f"""\

@@ -55,7 +55,7 @@ def _collect(files: TlsFiles, port: int, count: int) -> list[bytes]:
     heard: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     client = paho.Client(CallbackAPIVersion.VERSION2, client_id=NAME, protocol=paho.MQTTv5)
     client.tls_set_context(tls(files))
-    client.on_connect = lambda client, *_: client.subscribe("skerry/v1/+/+/up", qos=1)
+    client.on_connect = lambda client, *_: client.subscribe("skerry/v1/+/+/up/+", qos=1)
     client.on_message = lambda _client, _data, message: heard.put(bytes(message.payload))
     client.connect("localhost", port)
     client.loop_start()

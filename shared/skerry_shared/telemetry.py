@@ -208,10 +208,14 @@ class Sealed:
 
 @dataclass(frozen=True)
 class Up:
-    """Device to cloud: exactly one of the two."""
+    """Device to cloud: exactly one of the two.
+
+    ``next`` comes with a session: the counter of its next batch. All before is acknowledged, or will never come.
+    """
 
     session: SignedSession | None = None
     batch: Sealed | None = None
+    next: int = 0
 
 
 @dataclass(frozen=True)
@@ -225,7 +229,11 @@ class Ack:
 
 @dataclass(frozen=True)
 class Down:
-    """Cloud to device: exactly one of the two; ``desired`` is a serialised Signed assignment."""
+    """Cloud to device: exactly one of the three.
+
+    ``desired`` is a serialised Signed assignment. ``again``: what is in flight may have been lost on the way.
+    """
 
     ack: Ack | None = None
     desired: bytes | None = None
+    again: bool | None = None

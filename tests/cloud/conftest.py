@@ -17,7 +17,7 @@ Run = Callable[[Callable[[Store], Coroutine[Any, Any, None]]], None]
 
 @pytest.fixture
 def fleet_keys(tmp_path: Path) -> Keys:
-    return keys.create(tmp_path / "keys", "test", ("localhost", "127.0.0.1"), time.time())
+    return keys.create(tmp_path / "keys", "test", ("localhost", "127.0.0.1"), 2, time.time())
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from skerry_cloud.fleet.director import Director, Order
+from skerry_cloud.fleet.director import Director, Order, channels
 from skerry_cloud.keys import Keys
 from skerry_cloud.store import Assignment, Bundle, Dataset, Device, Event, Installed, Release, Rollout, Run, Store
 from skerry_shared import release, signing, wire
@@ -116,10 +116,10 @@ def test_what_a_device_counts_is_told_by_the_bundle_for_its_profile(
 ) -> None:
     async def story(fleet: Fleet) -> None:
         for number in (1, 2):
-            assert await fleet.director.channels("edge-0", "w", number) == manifest(number).baseline
+            assert await channels(fleet.store, "edge-0", "w", number) == manifest(number).baseline
         for unknown in (("edge-0", "w", 3), ("edge-0", "gossip", 1), ("edge-9", "w", 1)):
             with pytest.raises(NotFoundError):
-                await fleet.director.channels(*unknown)
+                await channels(fleet.store, *unknown)
 
     tell(with_store, fleet_keys, story)
 

@@ -1,6 +1,7 @@
 import asyncio
 import logging
 import math
+import random
 import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -37,8 +38,8 @@ def device(name: str, authority: Authority = AUTHORITY, fleet: str = "north") ->
     return Sealer(fleet, name, certificate, KEY, INGEST.public_bytes())
 
 
-def opening(sealer: Sealer) -> bytes:
-    return wire.encode(Up(session=sealer.opening))
+def opening(sealer: Sealer, next: int = 1) -> bytes:
+    return wire.encode(Up(session=sealer.opening, next=next))
 
 
 def labels(sealer: Sealer, *ids: str) -> bytes:
@@ -98,19 +99,24 @@ class Cloud:
     ingest: Ingest
     lake: Lake
     acks: list[tuple[str, Ack]] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)  # devices, to send again
     told: list[tuple[str, int]] = field(default_factory=list)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
-    asked: list[tuple[str, int]] = field(default_factory=list)  # models whose channels ingest asked for
+    looked_up: list[tuple[str, int]] = field(default_factory=list)  # models whose channels ingest asked for
     fails: dict[str, Exception] = field(default_factory=dict)  # a table's listeners, or "acknowledge"
 
     async def channels(self, device: str, workload: str, release: int) -> Sequence[Channel]:
-        self.asked.append((workload, release))
+        self.looked_up.append((workload, release))
         if (workload, release) != ("w", 1):
             raise NotFoundError(f"bundle: no {workload}/{release}")
         return CHANNELS
 
     async def acknowledge(self, device: str, down: bytes) -> bool:
-        ack = wire.decode(Down, down).ack
+        said = wire.decode(Down, down)
+        if said.again:
+            self.asked.append(device)
+            return True
+        ack = said.ack
         assert ack is not None
         if "acknowledge" in self.fails:
             self.changed.set()
@@ -211,8 +217,9 @@ def test_a_batch_after_a_loss_waits_for_what_was_lost(tmp_path: Path) -> None:
         async with cloud_of(tmp_path) as cloud:
             a = device("a")
             ups = [labels(a, "p1"), labels(a, "p2"), labels(a, "p3")]
-            await cloud.take(a, opening(a), ups[0], ups[2])
+            await cloud.take(a, opening(a), ups[0], ups[2], ups[2])
             await cloud.acknowledged(a, 1)
+            assert cloud.asked == ["a"]
             await cloud.take(a, ups[1], ups[2])
             await cloud.acknowledged(a, 3)
             assert cloud.ids() == ["p1", "p2", "p3"]
@@ -226,11 +233,12 @@ def test_an_opening_says_that_a_gap_is_meant(tmp_path: Path) -> None:
         async with cloud_of(tmp_path) as cloud:
             a = device("a")
             ups = [labels(a, "p1"), labels(a, "p2"), labels(a, "p3"), labels(a, "p4"), labels(a, "p5")]
-            await cloud.take(a, opening(a), ups[0], opening(a), ups[2], ups[4])
+            await cloud.take(a, opening(a), ups[0], opening(a, 3), ups[4], ups[2], ups[4])
             await cloud.acknowledged(a, 3)
             await cloud.take(a, ups[3], ups[4])
             await cloud.acknowledged(a, 5)
             assert cloud.ids() == ["p1", "p3", "p4", "p5"]
+            assert cloud.asked == ["a"]
 
     asyncio.run(run())
 
@@ -257,12 +265,12 @@ class CutLake(Lake):
         self.left = fail_at
         self.failed = threading.Event()
 
-    def append(self, table: str, rows: pa.Table, watermarks: Any) -> None:
+    def append(self, table: str, rows: pa.Table, watermarks: Any, before: Any = None) -> None:
         self.left -= 1
         if self.left == 0:
             self.failed.set()
             raise OSError("no space left on device")
-        super().append(table, rows, watermarks)
+        super().append(table, rows, watermarks, before)
 
 
 @pytest.mark.parametrize("fail_at", [1, 2])
@@ -295,12 +303,12 @@ class SlowLake(Lake):
         super().__init__(folder)
         self.waiting, self.go_on = threading.Event(), threading.Event()
 
-    def append(self, table: str, rows: pa.Table, watermarks: Any) -> None:
+    def append(self, table: str, rows: pa.Table, watermarks: Any, before: Any = None) -> None:
         if not self.go_on.is_set():
             self.waiting.set()
             self.go_on.wait(20)
             raise OSError("no space left on device")
-        super().append(table, rows, watermarks)
+        super().append(table, rows, watermarks, before)
 
 
 def test_what_was_opened_while_a_commit_failed_is_not_acknowledged_before_it_comes_again(
@@ -477,7 +485,7 @@ def test_windows_of_a_release_that_is_not_known_are_quarantined(tmp_path: Path) 
             await cloud.acknowledged(a, 7)
             kept = cloud.lake.scan(QUARANTINE).sort_by("counter")
             assert kept["payload"].to_pylist() == [unknown, *odd]
-            assert all(0 <= release < 1 << 31 and workload == "w" for workload, release in cloud.asked)
+            assert all(0 <= release < 1 << 31 and workload == "w" for workload, release in cloud.looked_up)
             assert kept["reason"].to_pylist()[0] == "windows.release: w/2 has no bundle here for this device"
             rows = cloud.lake.scan("windows").sort_by([("counter", "ascending"), ("row", "ascending")])
             assert rows.select(list(KEPT)).to_pydict() == {name: column * 2 for name, column in KEPT.items()}
@@ -645,7 +653,7 @@ def test_the_largest_counter_is_taken(tmp_path: Path) -> None:
         async with cloud_of(tmp_path) as cloud:
             a = device("a")
             a.counter = (1 << 63) - 2
-            await cloud.take(a, opening(a), labels(a, "p1"))
+            await cloud.take(a, opening(a, a.counter + 1), labels(a, "p1"))
             await cloud.acknowledged(a, (1 << 63) - 1)
             assert cloud.ids() == ["p1"]
 
@@ -781,3 +789,55 @@ def test_old_openings_of_a_device_are_forgotten(tmp_path: Path, monkeypatch: pyt
 def test_a_device_name_cannot_leave_the_folder(tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         sessions.Sessions(tmp_path).find("../a", b"1")
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_whoever_sees_whatever_part_of_a_session_nothing_is_lost_or_counted_twice(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two ingests over one lake, each with what it remembers; a device that has dropped its batches 4 and 5."""
+    monkeypatch.setattr(flow, "LINGER", 0.0)
+    rng, a = random.Random(seed), device("a")
+    ups = {n: labels(a, f"p{n}") if n % 3 else event(a, f"e{n}") for n in range(1, 10)}
+    del ups[4], ups[5]
+
+    async def run() -> None:
+        async with cloud_of(tmp_path) as one, cloud_of(tmp_path) as two:
+            one.changed = two.changed
+            acknowledged = 0
+            while acknowledged < max(ups):
+                one.changed.clear()
+                for up in flight(acknowledged):
+                    for cloud in rng.choice([[one], [two], [one, two], []]):
+                        await cloud.take(a, up)
+                    await asyncio.sleep(rng.choice([0, 0, 0.01]))
+                with suppress(asyncio.TimeoutError):  # none of them may have seen enough
+                    await asyncio.wait_for(one.changed.wait(), 0.1)
+                acknowledged = max((ack.counter for _, ack in (*one.acks, *two.acks)), default=0)
+
+    def flight(acknowledged: int) -> list[bytes]:
+        """What the device sends on a link: before a gap it waits until all is acknowledged."""
+        first = min(n for n in ups if n > acknowledged)
+        return [opening(a, first), *(ups[n] for n in range(first, 10 if first > 3 else 4))]
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+    lake = Lake(tmp_path / "lake")
+    found = lake.scan("labels")["counter"].to_pylist() + lake.scan("events")["counter"].to_pylist()
+    assert sorted(found) == sorted(ups)
+
+
+def test_an_ingest_that_slept_while_another_took_over_adds_only_what_is_new(tmp_path: Path) -> None:
+    async def run() -> None:
+        a = device("a")
+        ups = [labels(a, f"p{number}") for number in range(1, 5)]
+        async with cloud_of(tmp_path) as one, cloud_of(tmp_path) as two:
+            await one.take(a, opening(a), ups[0])
+            await one.acknowledged(a, 1)
+            await two.take(a, opening(a, 2), ups[1], ups[2])
+            await two.acknowledged(a, 3)
+            await one.take(a, *ups[1:])
+            await one.acknowledged(a, 4)
+            assert one.ids() == ["p1", "p2", "p3", "p4"]
+            assert one.told == [("labels", 1), ("labels", 1)]
+
+    asyncio.run(run())

@@ -1,4 +1,5 @@
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from skerry_cloud.ingest import delta
 from skerry_cloud.ingest.lake import QUARANTINE, Lake, schema
+from skerry_cloud.ingest.upkeep import Policy, compact
 from skerry_shared.errors import NotFoundError, ReplayError
 from skerry_shared.telemetry import TABLES
 
@@ -64,6 +66,59 @@ def test_a_second_writer_is_noticed(tmp_path: Path) -> None:
     with pytest.raises(ReplayError, match="up to 2"):
         second.append("labels", labels("p2"), {"d": 2})
     assert ids(Lake(tmp_path)) == ["p1", "p2"]
+
+
+def test_rows_that_were_chosen_by_an_old_watermark_are_refused(tmp_path: Path) -> None:
+    first = Lake(tmp_path)
+    first.append("labels", labels("p1"), {"d": 1})
+    second = Lake(tmp_path)
+    first.append("labels", labels("p2"), {"d": 2})
+    with pytest.raises(ReplayError, match="up to 2, not to be set from 1 to 3"):
+        second.append("labels", labels("p2", "p3"), {"d": 3})
+    second.append("labels", labels("p3"), {"d": 3})
+    with pytest.raises(ReplayError, match="up to 3, not to be set from 1 to 4"):
+        second.append("labels", labels("p2", "p3", "p4"), {"d": 4}, before={"d": 1})
+    assert ids(Lake(tmp_path)) == ["p1", "p2", "p3"]
+
+
+def test_news_is_what_others_brought_once(tmp_path: Path) -> None:
+    first, second = Lake(tmp_path), Lake(tmp_path)
+    assert first.news("labels").num_rows == 0
+    second.append("labels", labels("p1"), {"d": 1})
+    second.append("labels", labels("p2"), {"d": 2})
+    first.append("labels", labels("mine"), {"e": 1})
+    compact(second.table("labels"), Policy(), now=1e9)
+    assert sorted(first.news("labels")["prediction_id"].to_pylist()) == ["p1", "p2"]
+    assert first.news("labels").num_rows == 0
+    assert second.news("labels")["prediction_id"].to_pylist() == ["mine"]
+    assert Lake(tmp_path).news("labels").num_rows == 0
+    assert ids(first) == ids(second) == ["mine", "p1", "p2"]
+
+
+def test_several_processes_widen_a_table(tmp_path: Path) -> None:
+    Lake(tmp_path).append("labels", labels("p0"), {"d0": 1})
+    lakes = [Lake(tmp_path) for _ in range(4)]
+    for number, (lake, column) in enumerate(zip(lakes, ("colour", "colour", "shape", ""), strict=True), 1):
+        rows = labels(f"p{number}")
+        rows = rows.append_column(column, pa.array([f"v{number}"])) if column else rows
+        lake.append("labels", rows, {f"d{number}": 1})
+    found = Lake(tmp_path).scan("labels").sort_by("prediction_id")
+    assert found["colour"].to_pylist() == [None, "v1", "v2", None, None]
+    assert found["shape"].to_pylist() == [None, None, None, "v3", None]
+
+
+def test_several_processes_create_write_and_checkpoint_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delta, "EVERY", 3)
+    lakes = [Lake(tmp_path) for _ in range(4)]  # what one knows the others do not
+
+    def write(number: int) -> None:
+        for version in range(1, 11):
+            lakes[number].append("labels", labels(f"{number}/{version}"), {f"d{number}": version})
+
+    with ThreadPoolExecutor(len(lakes)) as pool:
+        list(pool.map(write, range(len(lakes))))
+    assert ids(Lake(tmp_path)) == sorted(f"{number}/{version}" for number in range(4) for version in range(1, 11))
+    assert all(Lake(tmp_path).watermark("labels", f"d{number}") == 10 for number in range(4))
 
 
 @pytest.mark.parametrize("kept", [0, 1, 100, -2])

@@ -69,3 +69,15 @@ def test_the_template_shows_routes_that_are_right(tmp_path: Path) -> None:
     shown = shown.replace('casting = "casting.py:Casting"', "")
     found = parse_toml(CloudConfig, shown.replace("Your own: name", "# Your own: name"), "cloud.toml")
     assert set(found.alarms.routes) == {"team", "owner"} and found.alarms.routes["owner"].step == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[ingest]\nworkers = 65", "ingest: workers: needs a number from 0 to 64"),
+        ("[lake]\nvacuum_hours = 0.5", "lake.vacuum_hours: needs 1 at least, or ingest.workers = 0"),
+    ],
+)
+def test_workers_that_cannot_be_are_refused(text: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        parse_toml(CloudConfig, f'fleet = "north"\n{text}', "skerry-cloud.toml")

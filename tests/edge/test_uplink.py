@@ -242,3 +242,28 @@ def test_garbage_from_the_cloud_drops_the_link(tmp_path: Path) -> None:
 def test_waiting_doubles_up_to_its_limit() -> None:
     limits = Limits(first_wait=0.5, longest_wait=60)
     assert [ceiling(limits, failures) for failures in (0, 1, 2, 7, 1000)] == [0.5, 1, 2, 60, 60]
+
+
+def test_an_opening_says_which_batch_comes_next_and_a_cloud_that_asks_again_gets_all_in_flight(tmp_path: Path) -> None:
+    async def run() -> None:
+        outbox, transport, heard = boot(tmp_path), MemoryTransport(), list[bytes]()
+        for payload in (b"1", b"2", b"3"):
+            outbox.put("labels", payload)
+        async with running(Uplink(outbox, [transport], heard.append, QUICK)):
+            first = await cloud_of(transport)
+            assert await first.take(4) == ["open", "1", "2", "3"]
+            first.acknowledge(1)
+            first.link.deliver(Down(again=True))
+            second = await cloud_of(transport)
+            opened = wire.decode(Up, await asyncio.wait_for(second.link.sent.get(), 10))
+            assert opened.session and opened.next == 2
+            second.opener, second.session = first.opener, first.session
+            assert await second.take(2) == ["2", "3"]
+            second.acknowledge(3)
+            await until(lambda: outbox.reader().next() is None)
+            second.link.deliver(Down(again=True))  # but nothing is in flight
+            second.link.deliver(Down(desired=b"word"))
+            await until(lambda: heard == [b"word"])
+            assert transport.dialled == 2
+
+    story(run)

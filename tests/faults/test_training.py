@@ -43,7 +43,7 @@ def test_killed_training_goes_on_and_ends_the_same(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_training_goes_on_when_its_job_or_the_whole_cloud_is_killed(tmp_path: Path) -> None:
-    made = keys.create(tmp_path / "keys", "test", ("localhost",), time.time())
+    made = keys.create(tmp_path / "keys", "test", ("localhost",), 2, time.time())
     Repository(tmp_path / "repository", made).create(identity.utc(time.time()))
     store.migrate(f"sqlite+aiosqlite:///{tmp_path}/state.db")
     shutil.copy(WORKLOADS / "tiny.py", tmp_path)

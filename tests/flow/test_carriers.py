@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -22,9 +22,9 @@ from skerry_edge.adapters.transport_mqtt import MqttTransport
 from skerry_shared import wire
 from skerry_shared.errors import LinkError, StateError
 from skerry_shared.identity import Authority, new_key, private_pem, request
-from skerry_shared.ports.carrier import TlsFiles, Transport
+from skerry_shared.ports.carrier import Link, TlsFiles, Transport
 from skerry_shared.telemetry import Down
-from skerry_shared.testing.carrier import CHECKS, MemoryInbox, Pair, desired
+from skerry_shared.testing.carrier import CHECKS, MemoryInbox, Pair, ack, desired
 from skerry_shared.testing.faults import FaultProxy
 
 NOW = datetime.now(timezone.utc)
@@ -89,7 +89,7 @@ async def grpc_pair(folder: Path) -> AsyncIterator[Pair]:
 @asynccontextmanager
 async def mqtt_pair(folder: Path) -> AsyncIterator[Pair]:
     fleet, strangers, port = Fleet.new(folder / "fleet"), Fleet.new(folder / "strangers"), free_port()
-    broker = mosquitto.run_mosquitto(folder / "broker", port, FLEET, fleet.server())
+    broker = mosquitto.run_mosquitto(folder / "broker", port, FLEET, fleet.server(), workers=2)
     async with broker, FaultProxy("localhost", port) as network:
 
         def dial(name: str, files: TlsFiles) -> Transport:
@@ -289,6 +289,112 @@ def test_mqtt_finds_nobody_listening(tmp_path: Path) -> None:
                         await link.send(b"up")
 
     asyncio.run(run())
+
+
+class Share(MemoryInbox):
+    """What one of several processes gets, and whom it sees beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.beside: set[str] = set()
+
+    async def others(self, name: str, online: bool) -> None:
+        (self.beside.add if online else self.beside.discard)(name)
+        self._change()
+
+
+class Harbour:
+    """A broker, devices that are linked to it, and processes that share them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self.fleet, self.port = folder, Fleet.new(folder / "fleet"), free_port()
+        self.links: dict[str, Link] = {}
+        self.shares: dict[str, Share] = {}
+        self._carriers: dict[str, MqttCarrier] = {}
+
+    @asynccontextmanager
+    async def open(self, *devices: str) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            broker = mosquitto.run_mosquitto(self._folder / "broker", self.port, FLEET, self.fleet.server(), workers=2)
+            await stack.enter_async_context(broker)
+            await stack.enter_async_context(self.process("cloud"))
+            for name in devices:
+                transport = MqttTransport("localhost", self.port, FLEET, name, self.fleet.client(name))
+                self.links[name] = await stack.enter_async_context(transport.connect())
+            yield
+
+    @asynccontextmanager
+    async def process(self, name: str) -> AsyncIterator[None]:
+        share = self.shares[name] = Share()
+        carrier = MqttCarrier("localhost", self.port, FLEET, self.fleet.client(name), name, share.others)
+        async with carrier.serve(share):
+            self._carriers[name] = carrier
+            await self._settled()
+            yield
+        del self._carriers[name], self.shares[name]
+        await self._settled()
+
+    async def _settled(self) -> None:
+        """Everybody sees everybody, and the broker has done what they asked for then."""
+        for name, share in self.shares.items():
+            await share.until(lambda _: share.beside == self.shares.keys() - {name})  # noqa: B023 (waits here)
+            if self.links:
+                device, link = next(iter(self.links.items()))
+                await share.until(lambda seen: seen.online.get(device, False))  # noqa: B023 (waits here)
+                assert await self._carriers[name].send(device, ack(1))
+                downs = link.receive()
+                while wire.decode(Down, await anext(downs)).ack is None:
+                    pass
+
+    async def heard(self) -> dict[str, int]:
+        """How many devices each process hears when every device says one thing, once."""
+        for share in self.shares.values():
+            share.messages.clear()
+        for name, link in self.links.items():
+            await link.send(name.encode())
+        await asyncio.gather(*(self._is_heard(name) for name in self.links))
+        assert sum(len(share.messages) for share in self.shares.values()) == len(self.links)
+        return {name: len(share.messages) for name, share in self.shares.items()}
+
+    async def _is_heard(self, device: str) -> None:
+        waits = [
+            asyncio.ensure_future(share.until(lambda seen: (device, device.encode()) in seen.messages))
+            for share in self.shares.values()
+        ]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+
+
+@needs_mosquitto
+def test_workers_share_devices_fairly_and_take_over_from_one_that_ends(tmp_path: Path) -> None:
+    async def run() -> None:
+        harbour = Harbour(tmp_path)
+        async with harbour.open(*(f"edge-{number}" for number in range(40))):
+            assert await harbour.heard() == {"cloud": 40}
+            async with harbour.process("cloud.1"):
+                assert await harbour.heard() == {"cloud": 0, "cloud.1": 40}
+                async with harbour.process("cloud.2"):
+                    assert await harbour.heard() == {"cloud": 0, "cloud.1": 21, "cloud.2": 19}
+                assert await harbour.heard() == {"cloud": 0, "cloud.1": 40}
+            assert await harbour.heard() == {"cloud": 40}
+
+    asyncio.run(asyncio.wait_for(run(), 90))
+
+
+@needs_mosquitto
+def test_who_takes_devices_over_asks_them_for_what_is_in_flight(tmp_path: Path) -> None:
+    async def run() -> None:
+        harbour = Harbour(tmp_path)
+        async with harbour.open("a"), AsyncExitStack() as worker:
+            await worker.enter_async_context(harbour.process("cloud.1"))
+            await harbour.links["a"].send(b"1")
+            await harbour.shares["cloud.1"].until(lambda seen: seen.messages == [("a", b"1")])
+            harbour.links, (link,) = {}, harbour.links.values()
+            await worker.aclose()
+            assert wire.decode(Down, await anext(link.receive())).again
+
+    asyncio.run(asyncio.wait_for(run(), 90))
 
 
 @needs_mosquitto

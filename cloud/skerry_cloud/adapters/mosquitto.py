@@ -22,7 +22,7 @@ from typing import NoReturn
 
 from skerry_shared.errors import NotFoundError, SkerryError, StateError
 from skerry_shared.files import write_durably
-from skerry_shared.mqtt import CLOUD, DESIRED, topic
+from skerry_shared.mqtt import CLOUD, DESIRED, presence, topic, worker
 from skerry_shared.ports.carrier import MAX_MESSAGE, TlsFiles
 
 log = logging.getLogger(__name__)
@@ -45,9 +45,11 @@ def found() -> Path | None:
 
 @asynccontextmanager
 async def run_mosquitto(
-    folder: Path, port: int, fleet: str, identity: TlsFiles, host: str = "127.0.0.1"
+    folder: Path, port: int, fleet: str, identity: TlsFiles, host: str = "127.0.0.1", workers: int = 0
 ) -> AsyncIterator[None]:
     """Serve ``fleet`` at ``host``:``port`` while the context is open; ``identity`` holds the server's certificate.
+
+    So many ``workers`` may ingest beside the server.
 
     ``folder`` (created if missing) takes the configuration. The broker dies with this process, however that dies, and
     is started again if it ends by itself.
@@ -56,7 +58,7 @@ async def run_mosquitto(
     binary = found()
     if binary is None:
         raise NotFoundError("mosquitto: not installed; `apt install mosquitto`, or use gRPC")
-    config = _configure(folder, host, port, fleet, identity)
+    config = _configure(folder, host, port, fleet, identity, workers)
     broker = _Broker([*_dying_with_us(), str(binary), "-c", str(config)])
     try:
         await broker.start()
@@ -124,22 +126,34 @@ class _Broker:
         return code
 
 
-def _configure(folder: Path, host: str, port: int, fleet: str, identity: TlsFiles) -> Path:
+def _configure(folder: Path, host: str, port: int, fleet: str, identity: TlsFiles, workers: int) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     rules, config = folder / "access.acl", folder / "mosquitto.conf"
-    write_durably(rules, _access_rules(fleet).encode(), 0o600)
+    write_durably(rules, _access_rules(fleet, workers).encode(), 0o600)
     write_durably(config, _configuration(host, port, rules, identity).encode(), 0o600)
     return config
 
 
-def _access_rules(fleet: str) -> str:
+def _access_rules(fleet: str, workers: int) -> str:
+    ingest = "".join(_rules_of_worker(fleet, worker(number)) for number in range(1, workers + 1))
     return f"""user {CLOUD}
 topic readwrite {topic(fleet, "+", "#")}
-
-pattern write {topic(fleet, "%u", "up")}
+{ingest}
+pattern write {topic(fleet, "%u", "up/+")}
 pattern write {topic(fleet, "%u", "status")}
 pattern read {topic(fleet, "%u", "ack")}
 pattern read {topic(fleet, "%u", DESIRED)}
+"""
+
+
+def _rules_of_worker(fleet: str, name: str) -> str:
+    return f"""
+user {name}
+topic read {topic(fleet, "+", "up/+")}
+topic read {topic(fleet, "+", "status")}
+topic read {presence(fleet, "+")}
+topic write {presence(fleet, name)}
+topic write {topic(fleet, "+", "ack")}
 """
 
 

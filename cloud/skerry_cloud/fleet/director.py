@@ -60,6 +60,12 @@ class Candidate:
     target: Target
 
 
+async def channels(store: Store, device: str, workload: str, release: int) -> Sequence[Channel]:
+    """Those of the baseline in the release's bundle for this device. Raises NotFoundError."""
+    bundle = await store.get(Bundle, workload, release, (await store.get(Device, device)).profile)
+    return _baseline(bundle.manifest)
+
+
 class Director:
     """Owns assignments and rollouts. ``send`` passes a signed assignment to a device that is online.
 
@@ -199,11 +205,6 @@ class Director:
             session.add(_device_event(device, row, origin))
             if row["subject"] == "update":
                 await _apply(session, device, row)
-
-    async def channels(self, device: str, workload: str, release: int) -> Sequence[Channel]:
-        """Those of the baseline in the release's bundle for this device. Raises NotFoundError."""
-        bundle = await self._store.get(Bundle, workload, release, (await self._store.get(Device, device)).profile)
-        return _baseline(bundle.manifest)
 
     async def _candidates(self, order: Order) -> list[str]:
         bundles = await self._store.all(

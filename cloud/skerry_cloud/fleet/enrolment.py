@@ -134,11 +134,6 @@ class Enrolment:
             device.state, device.key, device.link = "revoked", "", ""
             await session.execute(delete(TokenRow).where(TokenRow.device == name, TokenRow.used == 0))
 
-    async def permitted(self, name: str) -> bool:
-        """Whether a device with this certificate name may be linked."""
-        device = await self._store.first(select(Device).where(Device.name == name))
-        return device is not None and device.state == "enrolled"
-
     def _reply(self, device: Device, certificate: bytes) -> dict[str, Any]:
         return {
             "device": device.name,
@@ -163,6 +158,12 @@ def _profile(device: Device, asked: str) -> str:
     if asked and asked != device.profile:
         raise StateError(f"profile: {device.name} was announced as {device.profile}, not {asked}")
     return device.profile
+
+
+async def permitted(store: Store, name: str) -> bool:
+    """Whether a device with this certificate name may be linked."""
+    device = await store.first(select(Device).where(Device.name == name))
+    return device is not None and device.state == "enrolled"
 
 
 def _check_token(token: TokenRow | None, name: str, now: float) -> None:

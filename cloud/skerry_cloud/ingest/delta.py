@@ -7,8 +7,12 @@ deltalake syncs nothing, so in a folder the order is kept here:
 2. A checkpoint, which spares a reader all entries before it, is made aside, fsynced, and moved in place whole.
 
 A file's ``modificationTime`` in the log says when its newest row was received: what a file's age is counted from.
+
+Several processes may write to a table. Delta gives each commit its number and refuses one that excludes another; what
+others did is known after ``follow``.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -17,6 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -30,8 +35,9 @@ from pyarrow import fs
 
 from skerry_shared.errors import StateError
 from skerry_shared.files import sync_folder, write_durably
+from skerry_shared.locking import locked
 
-LOG, CHECKPOINT = "_delta_log", "_last_checkpoint"
+LOG, CHECKPOINT, CHECKPOINTS = "_delta_log", "_last_checkpoint", "*.checkpoint.parquet"
 NO_HOOKS = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)  # they do not fsync
 EVERY = 32  # commits between two checkpoints: what a commit costs grows with the entries since the last
 LOG_KEPT = {"delta.logRetentionDuration": "interval 1 hours"}  # of entries before a checkpoint, for slow readers
@@ -59,6 +65,8 @@ class Delta:
         self._files = _file_system(url)
         self._marks = _transactions(self._folder / LOG) if self._folder else {}
         self._synced = self._checkpointed = self.version
+        self._written = set[str]()  # paths of files that are not in the log yet
+        self._news: list[DataFile] = []
 
     @classmethod
     def find(cls, url: str, version: int | None = None) -> "Delta | None":
@@ -74,9 +82,9 @@ class Delta:
             folder.mkdir(parents=True, exist_ok=True)
         told = columns.append(pa.field(partition, pa.string())) if partition else columns
         schema, by = Schema.from_arrow(told), [partition] if partition else None
-        made = cls(
-            url, DeltaTable.create(url, schema, "ignore", partition_by=by, configuration=LOG_KEPT, description=about)
-        )
+        with contextlib.suppress(CommitFailedError):  # another process was faster
+            DeltaTable.create(url, schema, "ignore", partition_by=by, configuration=LOG_KEPT, description=about)
+        made = cls(url, DeltaTable(url))
         if folder:
             _sync(folder / LOG / f"{0:020d}.json")
             for place in (folder, folder.parent, folder.parent.parent):
@@ -130,6 +138,7 @@ class Delta:
         """
         place = f"day={day}/" if day else ""
         path, columns, count = f"{place}{uuid.uuid4().hex}.parquet", self.columns, 0
+        self._written.add(path)
         if self._folder:
             (self._folder / place).mkdir(exist_ok=True)
         texts = [field.name for field in columns if pa.types.is_string(field.type)]
@@ -167,8 +176,10 @@ class Delta:
         self.follow()
 
     def widen(self, columns: Sequence[pa.Field]) -> None:
-        """Add columns, null in the rows that are there."""
-        self._delta.alter.add_columns(Schema.from_arrow(pa.schema(columns)).fields, post_commithook_properties=NO_HOOKS)
+        """Add columns, null in the rows that are there; none if another process changed them meanwhile."""
+        fields = Schema.from_arrow(pa.schema(columns)).fields
+        with contextlib.suppress(CommitFailedError):
+            self._delta.alter.add_columns(fields, post_commithook_properties=NO_HOOKS)
         self.follow()
 
     def restore(self, version: int) -> None:
@@ -184,19 +195,47 @@ class Delta:
         self._delta.update_incremental()
         if self._folder is None:
             return
-        for version in range(self._synced + 1, self.version + 1):
-            entry = self._folder / LOG / f"{version:020d}.json"
-            _sync(entry)
-            self._marks.update(_marks_of(entry))
+        try:
+            for version in range(self._synced + 1, self.version + 1):
+                self._learn(self._folder / LOG / f"{version:020d}.json")
+        except FileNotFoundError:  # removed behind a checkpoint: this process slept for long
+            self._marks = _transactions(self._folder / LOG)
+            self.adopt()
         self._synced = self.version
+        if self.version - self._checkpointed >= EVERY:  # as far as is known here
+            self._checkpointed = max(self._checkpointed, _newest_checkpoint(self._folder / LOG))
         if self.version - self._checkpointed >= EVERY:
             self.checkpoint()
 
+    def news(self) -> list[DataFile]:
+        """Files with rows that other processes brought, as far as was followed since this was last asked."""
+        found, self._news = self._news, []
+        return found
+
+    def adopt(self) -> None:
+        """Take all that is there for news."""
+        self._news = self.files()
+
+    def _learn(self, entry: Path) -> None:
+        _sync(entry)
+        actions = _actions(entry)
+        self._marks.update(_marks_of(actions))
+        added = {action["add"]["path"]: action["add"] for action in actions if "add" in action}
+        self._news += [_file(add) for path, add in added.items() if add["dataChange"] and path not in self._written]
+        self._written -= added.keys()
+
     def checkpoint(self) -> None:
-        """Spare readers the log's entries so far, and remove those that are ``LOG_KEPT`` old."""
+        """Spare readers the log's entries so far, and remove those that are ``LOG_KEPT`` old.
+
+        A process that finds another one at it leaves it to that.
+        """
         if self._folder is None:
             return self._delta.create_checkpoint()
-        log, aside = self._folder / LOG, self._folder / ".checkpoint"
+        with contextlib.suppress(StateError), locked(self._folder / ".checkpoint.lock", "a checkpoint"):
+            self._checkpoint(self._folder / LOG, self._folder / ".checkpoint")
+        return None
+
+    def _checkpoint(self, log: Path, aside: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
         (aside / LOG).mkdir(parents=True)
         for path in _needed(log):
@@ -211,7 +250,6 @@ class Delta:
         shutil.rmtree(aside)
         self._checkpointed = made.version()
         self._delta.cleanup_metadata()
-        return None
 
     def vacuum(self, hours: float, dry_run: bool) -> list[str]:
         """Delete files that no version since ``hours`` ago has; their paths."""
@@ -263,7 +301,7 @@ def _sync(path: Path) -> None:
 
 def _needed(log: Path) -> list[Path]:
     """What the table's newest version is read from: the newest checkpoint, and the entries from it on."""
-    newest = max(log.glob("*.checkpoint.parquet"), default=None)
+    newest = max(log.glob(CHECKPOINTS), default=None)
     first = newest.name.split(".")[0] if newest else ""
     entries = [path for path in log.glob("*.json") if path.stem >= first]
     return [*([newest, log / CHECKPOINT] if newest else []), *sorted(entries)]
@@ -277,13 +315,25 @@ def _transactions(log: Path) -> dict[str, int]:
             told = pq.read_table(path, columns=["txn"])["txn"].drop_null().to_pylist()
             marks |= {row["appId"]: row["version"] for row in told}
         elif path.suffix == ".json":
-            marks |= _marks_of(path)
+            marks |= _marks_of(_actions(path))
     return marks
 
 
-def _marks_of(entry: Path) -> dict[str, int]:
-    actions = map(json.loads, entry.read_text().splitlines())
+def _newest_checkpoint(log: Path) -> int:
+    return max((int(path.name.split(".")[0]) for path in log.glob(CHECKPOINTS)), default=0)
+
+
+def _actions(entry: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in entry.read_text().splitlines()]
+
+
+def _marks_of(actions: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     return {action["txn"]["appId"]: action["txn"]["version"] for action in actions if "txn" in action}
+
+
+def _file(add: Mapping[str, Any]) -> DataFile:
+    """What an entry of the log says was added."""
+    return DataFile(add["path"], add["size"], json.loads(add["stats"])["numRecords"], add["modificationTime"] / 1000)
 
 
 def _take_back_torn(log: Path) -> None:

@@ -2,7 +2,7 @@
 
 1. Open the session: a device of this fleet signed it, and it is the device that the carrier authenticated.
 2. Place the batch by its counter: new, again, or after a gap. A gap means that something was lost on the way, so the
-   batch is left for the device to send again, unless an opening came just before: that says the gap is meant.
+   device is asked to send again, unless an opening says that the gap is meant: it tells which counter comes next.
 3. Open and unpack it. Check the values of all that was waiting together: only where some do not fit, whose these are is
    found by halves. What does not fit goes to the quarantine, and the device is told why.
 4. One commit a table for all that was waiting (group commit), then acknowledge. The next group is opened meanwhile; it
@@ -10,6 +10,10 @@
 
 The lake's watermarks make it exactly-once. Per table, ``device/session`` is the last counter in that table;
 ``device/session/all``, set by the group's last commit, says that all tables have everything up to it.
+
+Several processes may ingest into one lake (docs/decisions/0011), whatever part of a session each of them sees and
+however old what it remembers. A batch is accepted only behind what is durable or will never come, and the lake takes
+rows only while the watermarks are those by which they were chosen; who was slower looks again at what is new.
 
 ``run`` never ends by what came: whatever a device sends, and whatever the lake or a listener makes of it, is logged.
 """
@@ -33,7 +37,7 @@ from skerry_cloud.ingest.batches import Model, Told
 from skerry_cloud.ingest.lake import QUARANTINE, Lake, schema
 from skerry_cloud.ingest.sessions import Sessions
 from skerry_shared import wire
-from skerry_shared.errors import NotFoundError, SignatureError, SkerryError, TrustError
+from skerry_shared.errors import NotFoundError, ReplayError, SignatureError, SkerryError, TrustError
 from skerry_shared.release import Channel
 from skerry_shared.sealing import IngestKey, Opener
 from skerry_shared.telemetry import TABLES, Ack, Down, Header, Sealed, Session, SignedSession, Up
@@ -56,7 +60,8 @@ Channels = Callable[[str, str, int], Awaitable[Sequence[Channel]]]
 class _Session:
     opener: Opener
     taken: int  # counter of the last batch that was accepted
-    opened: bool = False  # an opening came since: the next batch may leave a gap
+    next: int = 0  # counter that may follow a gap: an opening said that nothing before it will come
+    asked: bool = False  # the device was asked to send again
     channels: dict[Model, Sequence[Channel]] = field(default_factory=dict)  # of models that it sent windows of
 
     @cached_property
@@ -71,7 +76,7 @@ class _Session:
     def place(self, counter: int) -> Literal["new", "again", "gap"]:
         if counter <= self.taken:
             return "again"
-        return "new" if self.opened or counter == self.taken + 1 else "gap"
+        return "new" if counter in (self.taken + 1, self.next) else "gap"
 
 
 @dataclass
@@ -101,6 +106,14 @@ class _Batch:
             log.warning("%s: batch %d refused: %s", self.session.name, self.counter, why, exc_info=_unforeseen(error))
 
 
+@dataclass(frozen=True)
+class _Part:
+    """What a table lacks of a group, and the watermarks by which that was found."""
+
+    rows: pa.Table
+    before: dict[str, int]
+
+
 @dataclass
 class _Group:
     """What one round commits and then says."""
@@ -109,6 +122,7 @@ class _Group:
     size: int = 0  # bytes of their rows
     taken: dict[str, tuple[_Session, int]] = field(default_factory=dict)  # by name: what is durable after the commit
     shunned: list[tuple[str, Ack]] = field(default_factory=list)  # sessions that cannot be opened
+    gaps: list[str] = field(default_factory=list)  # devices of which something was lost on the way
 
 
 class Ingest:
@@ -216,11 +230,11 @@ class Ingest:
     def _open(self, device: str, message: bytes, group: _Group) -> None:
         up = wire.decode(Up, message)
         if up.session is not None:
-            self._open_session(device, up.session, group)
+            self._open_session(device, up.session, up.next, group)
         elif up.batch is not None:
             self._open_batch(device, up.batch, group)
 
-    def _open_session(self, device: str, signed: SignedSession, group: _Group) -> None:
+    def _open_session(self, device: str, signed: SignedSession, next: int, group: _Group) -> None:
         session = wire.decode(Session, signed.document).session
         try:
             opener = self._opener(device, signed)
@@ -229,7 +243,7 @@ class Ingest:
             raise
         self._sessions.keep(device, session, signed)
         known = self._known.get((device, session)) or self._remember(opener)
-        known.opened = True
+        known.next, known.asked = next, False
 
     def _open_batch(self, device: str, sealed: Sealed, group: _Group) -> None:
         header = wire.decode(Header, sealed.header)
@@ -240,10 +254,9 @@ class Ingest:
             return
         place = session.place(header.counter)
         if place == "gap":
-            log.warning("%s: batch %d came after %d: left to come again", session.name, header.counter, session.taken)
+            self._ask_again(session, header.counter, group)
             return
         header, payload = session.opener.open(sealed)
-        session.opened = False
         if place == "again":
             group.taken.setdefault(session.name, (session, session.taken))
             return
@@ -254,6 +267,14 @@ class Ingest:
         group.taken[session.name] = session, header.counter
         group.batches.append(batch)
         group.size += batch.told.size if batch.told else len(payload)
+
+    @staticmethod
+    def _ask_again(session: _Session, counter: int, group: _Group) -> None:
+        """Once: what follows was sent before the device heard of it."""
+        if not session.asked:
+            log.warning("%s: batch %d came after %d: all since is to come again", session.name, counter, session.taken)
+            group.gaps.append(session.opener.device)
+            session.asked = True
 
     def _opener(self, device: str, signed: SignedSession) -> Opener:
         opener = Opener(signed, self._fleet, self._authority, self._key)
@@ -296,9 +317,9 @@ class Ingest:
 
     async def _commit(self, group: list[_Batch]) -> None:
         """Make durable what the lake does not have yet, and pass it on table by table."""
-        found = await asyncio.to_thread(self._read, group)
-        for table, rows in found.items():
-            await asyncio.to_thread(self._append, table, rows, group, last=table == [*found][-1])
+        parts = await asyncio.to_thread(self._read, group)
+        for table, part in parts.items():
+            rows = await asyncio.to_thread(self._append, table, part, group, last=table == [*parts][-1])
             if rows.num_rows:
                 await self._pass_on(table, rows)
 
@@ -308,28 +329,35 @@ class Ingest:
         except Exception:  # the rows are safe, and whom they feed has to catch up
             log.exception("%d new rows of %s are in the lake, but could not be acted on", rows.num_rows, table)
 
-    def _read(self, group: list[_Batch]) -> dict[str, pa.Table]:
-        """Of each table, and last of the quarantine, the rows that it lacks."""
-        now, found = self._clock(), dict[str, pa.Table]()
-        for table in dict.fromkeys(batch.table for batch in group if not batch.refused):
-            new = [batch for batch in group if batch.table == table and self._is_new(batch)]
-            rows = _rows_of(new, now) if new else []
-            found[table] = pa.concat_tables([schema(table).empty_table(), *rows])
+    def _read(self, group: list[_Batch]) -> dict[str, _Part]:
+        """Of each table, and last of the quarantine, what it lacks."""
+        tables = dict.fromkeys(batch.table for batch in group if not batch.refused)
+        found = {table: self._lacking(table, group) for table in tables}
         if any(batch.refused for batch in group):
-            kept = [batch for batch in group if batch.refused and self._is_new(batch)]
-            found[QUARANTINE] = batches.refuse([(one.header, one.payload, one.refused) for one in kept], now)
+            found[QUARANTINE] = self._lacking(QUARANTINE, group)
         return found
 
-    def _append(self, table: str, rows: pa.Table, group: list[_Batch], last: bool) -> None:
-        marks = {batch.session.name: batch.counter for batch in group if batch.table == table and self._is_new(batch)}
-        if last:
-            marks |= {batch.session.name_of_all: batch.counter for batch in group}
-        if marks:
-            self._lake.append(table, rows, marks)
+    def _lacking(self, table: str, group: list[_Batch]) -> _Part:
+        """After a crash between two tables of a group, one has its part already."""
+        here = [batch for batch in group if batch.table == table]
+        before = {name: self._lake.watermark(table, name) for name in {batch.session.name for batch in here}}
+        new = [batch for batch in here if batch.counter > before[batch.session.name]]
+        return _Part(_rows_of(table, new, self._clock()), before)
 
-    def _is_new(self, batch: _Batch) -> bool:
-        """Whether its table lacks it: after a crash between two tables of a group, one has it already."""
-        return batch.counter > self._lake.watermark(batch.table, batch.session.name)
+    def _append(self, table: str, part: _Part, group: list[_Batch], last: bool) -> pa.Table:
+        """The rows that the table lacked, now durable."""
+        while True:
+            with suppress(ReplayError):  # another process has some of it, so that less is new: there is an end
+                return self._append_once(table, part, group, last)
+            part = self._lacking(table, group)
+
+    def _append_once(self, table: str, part: _Part, group: list[_Batch], last: bool) -> pa.Table:
+        steps = [(batch.session.name, batch.counter) for batch in group if batch.table == table]
+        steps_of_all = [(batch.session.name_of_all, batch.counter) for batch in group if last]
+        before = part.before | {name: self._lake.watermark(table, name) for name, _ in steps_of_all}
+        if marks := {name: counter for name, counter in steps + steps_of_all if counter > before[name]}:
+            self._lake.append(table, part.rows, marks, before)
+        return part.rows
 
     async def _tell(self, group: _Group) -> None:
         acks = list(group.shunned)
@@ -341,13 +369,15 @@ class Ingest:
         for session, counter in group.taken.values():
             acks.append((session.opener.device, Ack(session.opener.session, counter)))
         for device, ack in acks:  # a device that is gone meanwhile sends again and is told then
-            await self._say(device, ack)
+            await self._say(device, Down(ack=ack))
+        for device in group.gaps:
+            await self._say(device, Down(again=True))
 
-    async def _say(self, device: str, ack: Ack) -> None:
+    async def _say(self, device: str, down: Down) -> None:
         try:
-            await self._acknowledge(device, wire.encode(Down(ack=ack)))
+            await self._acknowledge(device, wire.encode(down))
         except Exception:  # a carrier's
-            log.exception("%s: could not be told of batch %d", device, ack.counter)
+            log.exception("%s: could not be told %s", device, down)
 
     def _forget(self, group: _Group) -> None:
         """Nothing is acknowledged; what is durable is looked up again when the devices send again."""
@@ -355,8 +385,15 @@ class Ingest:
             self._known.pop((session.opener.device, session.opener.session), None)
 
 
-def _rows_of(group: Sequence[_Batch], received: float) -> list[pa.Table]:
-    """Of batches of one table. Those that do not fit are refused: they are looked for by halves, for they are few."""
+def _rows_of(table: str, group: Sequence[_Batch], received: float) -> pa.Table:
+    """Of batches of one table; those that do not fit are refused, and have none."""
+    if table == QUARANTINE:
+        return batches.refuse([(one.header, one.payload, one.refused) for one in group], received)
+    return pa.concat_tables([schema(table).empty_table(), *(_fitting(group, received) if group else ())])
+
+
+def _fitting(group: Sequence[_Batch], received: float) -> list[pa.Table]:
+    """Those that do not fit are looked for by halves, for they are few."""
     told, channels = [batch.told for batch in group if batch.told], [batch.session.channels for batch in group]
     if len(group) == 1:
         with group[0].refusing():
@@ -365,7 +402,7 @@ def _rows_of(group: Sequence[_Batch], received: float) -> list[pa.Table]:
     with suppress(Exception):  # the halves tell whose it is
         return [batches.rows_of(told, channels, received)]
     half = len(group) // 2
-    return _rows_of(group[:half], received) + _rows_of(group[half:], received)
+    return _fitting(group[:half], received) + _fitting(group[half:], received)
 
 
 def _unforeseen(error: Exception) -> Exception | None:

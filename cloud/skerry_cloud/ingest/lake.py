@@ -1,7 +1,8 @@
 """Telemetry at rest: a Delta Lake table per table of ``telemetry.TABLES``, and ``quarantine`` for what did not fit.
 
 ``append`` is durable when it returns, and exactly-once: every commit carries watermarks, Delta's transaction ids
-(application → version), and a watermark that does not rise is refused. Any number may read.
+(application → version), and a watermark that does not rise is refused, as is one that another process set meanwhile.
+Any number of processes may read and append; one keeps the tables (``upkeep``).
 """
 
 from collections.abc import Mapping, Sequence
@@ -82,16 +83,24 @@ class Lake:
         """Raises NotFoundError."""
         return self._tables[_known(name)]
 
-    def append(self, table: str, rows: pa.Table, watermarks: Mapping[str, int]) -> None:
+    def append(
+        self, table: str, rows: pa.Table, watermarks: Mapping[str, int], before: Mapping[str, int] | None = None
+    ) -> None:
         """Add ``rows`` (of ``schema(table)``) and set the watermarks in one durable step.
 
-        Raises ReplayError, and adds nothing, if a watermark is not above what the table has.
+        ``before`` is what the watermarks were when the rows were chosen; by default what they are known to be now.
+        Raises ReplayError, and adds nothing, if a watermark is not that any more, for another process set it, or would
+        not rise.
         """
-        self.table(table).append(rows, watermarks)
+        self.table(table).append(rows, watermarks, before)
 
     def watermark(self, table: str, name: str) -> int:
         """The watermark ``name`` of ``table``; 0 if it was never set."""
         return self.table(table).watermark(name)
+
+    def news(self, table: str) -> pa.Table:
+        """Rows that other processes appended since this was last asked, or since this lake was opened."""
+        return self.table(table).news()
 
     def dataset(self, table: str) -> ds.Dataset:
         """All rows of ``table`` that are there now. Raises NotFoundError if there is no such table."""

@@ -62,19 +62,20 @@ class Table:
         with self._lock:
             return self._hot.mark(name) if self._hot else 0
 
-    def append(self, rows: pa.Table, marks: Mapping[str, int]) -> None:
+    def append(self, rows: pa.Table, marks: Mapping[str, int], before: Mapping[str, int] | None = None) -> None:
         """See ``Lake``."""
         with self._lock:
             hot = self._made()
             self._widen(hot)
-            _check(hot, marks, self.name)
+            before = {name: hot.mark(name) for name in marks} if before is None else before
+            _check(hot, marks, before, self.name)
             last = pc.max(rows["received"]).as_py()
             adds = [hot.write(_fill(rows, hot.columns).to_batches(), last)] if rows.num_rows else []
             for _ in range(TRIES):
                 try:
                     return hot.commit(adds, marks)
                 except StateError as error:  # a commit of another process came first: look again
-                    _check(hot, marks, self.name)
+                    _check(hot, marks, before, self.name)
                     problem = error
         raise problem
 
@@ -84,6 +85,17 @@ class Table:
             columns = self._columns()
             tiers = [tier.dataset(columns) for tier in (self._hot, self._cold) if tier]
         return ds.dataset(tiers) if tiers else ds.dataset(columns.empty_table())
+
+    def news(self) -> pa.Table:
+        """Rows that other processes appended since this was last asked."""
+        with self._lock:
+            if self._hot is None and (hot := Delta.find(str(self._folder))):
+                hot.adopt()
+                self._hot = hot
+            if self._hot is None:
+                return self._columns().empty_table()
+            self._hot.follow()
+            return self._hot.dataset(self._columns(), self._hot.news()).to_table()
 
     def files(self) -> Files:
         """All that are live."""
@@ -137,12 +149,13 @@ class Table:
     def _made(self) -> Delta:
         if self._hot is None:
             self._hot = Delta.create(str(self._folder), self._declared)
+            self._hot.adopt()  # another process may have been faster
         return self._hot
 
     def _widen(self, hot: Delta) -> None:
         """Have the columns that are younger than the table; they are null in the rows that are there."""
-        if new := [field for field in self._declared if field.name not in hot.columns.names]:
-            hot.widen(new)
+        while new := [field for field in self._declared if field.name not in hot.columns.names]:
+            hot.widen(new)  # another process may have been faster with some of them
 
     def _columns(self) -> pa.Schema:
         added = [field for field in self._hot.columns if field.name not in self._declared.names] if self._hot else []
@@ -177,10 +190,10 @@ def day_of(file: DataFile) -> str:
     return f"{datetime.fromtimestamp(file.last, timezone.utc):%Y-%m-%d}"
 
 
-def _check(hot: Delta, marks: Mapping[str, int], table: str) -> None:
+def _check(hot: Delta, marks: Mapping[str, int], before: Mapping[str, int], table: str) -> None:
     for name, version in marks.items():
-        if (before := hot.mark(name)) >= version:
-            raise ReplayError(f"lake: {table} has {name} up to {before}, not to be set to {version}")
+        if (now := hot.mark(name)) != before[name] or now >= version:
+            raise ReplayError(f"lake: {table} has {name} up to {now}, not to be set from {before[name]} to {version}")
 
 
 def _fill(rows: pa.Table, columns: pa.Schema) -> pa.Table:

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from skerry_shared import mqtt
 from skerry_shared.errors import LinkError
 from skerry_shared.mqtt import DESIRED, OFFLINE, ONLINE, tls, topic
 from skerry_shared.ports.carrier import Link, TlsFiles
@@ -42,7 +43,7 @@ class MqttTransport:
         """See ``Transport``."""
         where = f"{self._host}:{self._port}"
         client = _client(self._device, self._identity)
-        link = _MqttLink(client, lambda leaf: topic(self._fleet, self._device, leaf), where)
+        link = _MqttLink(client, lambda leaf: topic(self._fleet, self._device, leaf), mqtt.up(self._device), where)
         try:
             await asyncio.to_thread(client.connect, self._host, self._port, KEEPALIVE)
         except OSError as error:  # ssl.SSLError is one
@@ -55,8 +56,8 @@ class MqttTransport:
 
 
 class _MqttLink:
-    def __init__(self, client: "Client", name: Callable[[str], str], where: str) -> None:
-        self._client, self._name, self._where = client, name, where
+    def __init__(self, client: "Client", name: Callable[[str], str], up: str, where: str) -> None:
+        self._client, self._name, self._up, self._where = client, name, up, where
         self._loop = asyncio.get_running_loop()
         self._connected: asyncio.Future[str] = self._loop.create_future()
         self._subscribed: asyncio.Future[str] = self._loop.create_future()
@@ -79,7 +80,7 @@ class _MqttLink:
         await self._publish("status", ONLINE, retain=True)
 
     async def send(self, up: bytes) -> None:
-        await self._publish("up", up)
+        await self._publish(self._up, up)
 
     async def receive(self) -> AsyncIterator[bytes]:
         while True:

@@ -1,9 +1,9 @@
 """The device's end of the acknowledgement protocol (docs/wire.md): send what waits, delete on the cloud's word only.
 
 On a link each session begins with its opening, then its unacknowledged batches follow in order. Where the counters
-have a gap (the spool dropped batches), all before it must be acknowledged first, then the opening is sent again: it
-tells the cloud that what lies between will never come. Of several sessions the most precious class goes first, and no
-more bytes a second than allowed, so that a fleet which comes back does not flood its cloud.
+have a gap (the spool dropped batches), all before it must be acknowledged first, then the opening is sent again. It
+says which counter comes next, and so that what lies before will never come. Of several sessions the most precious class
+goes first, and no more bytes a second than allowed, so that a fleet which comes back does not flood its cloud.
 
 Transports are tried in order of preference. A link without an acknowledgement counts as a failure: the next transport
 is tried at once, and after the last one the uplink waits, exponentially longer each round, with full jitter
@@ -17,7 +17,7 @@ import math
 import random
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 from skerry_edge.observe.outbox import Outbox, Reader
@@ -25,7 +25,7 @@ from skerry_edge.observe.spool import Record
 from skerry_shared import wire
 from skerry_shared.errors import InputError, LinkError
 from skerry_shared.ports.carrier import Link, Transport
-from skerry_shared.telemetry import Ack, Down
+from skerry_shared.telemetry import Ack, Down, Up
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ class _Conversation:
     async def _transmit(self, link: Link, record: Record, opening: bytes) -> None:
         if self._sent.get(record.session) != record.counter - 1:
             await self._until(lambda: not self._flight.holds(record.session))
-            await self._pass(link, opening)
+            await self._pass(link, wire.encode(replace(wire.decode(Up, opening), next=record.counter)))
         await self._until(lambda: self._flight.has_room(len(record.up)))
         self._flight.add(record)
         self._change()
@@ -167,6 +167,8 @@ class _Conversation:
             self._take(down)
             if down.ack is not None:
                 self._note(down.ack)
+            elif down.again and self._flight.oldest:
+                raise LinkError("the cloud asks for batches again")
         raise LinkError("closed by the cloud")
 
     async def _watch(self) -> None:

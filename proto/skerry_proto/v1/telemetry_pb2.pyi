@@ -120,6 +120,9 @@ class Up(google.protobuf.message.Message):
 
     SESSION_FIELD_NUMBER: builtins.int
     BATCH_FIELD_NUMBER: builtins.int
+    NEXT_FIELD_NUMBER: builtins.int
+    next: builtins.int
+    """with a session: counter of the batch that comes next; all before is acknowledged or will never come"""
     @property
     def session(self) -> global___SignedSession: ...
     @property
@@ -129,9 +132,10 @@ class Up(google.protobuf.message.Message):
         *,
         session: global___SignedSession | None = ...,
         batch: global___Sealed | None = ...,
+        next: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["batch", b"batch", "message", b"message", "session", b"session"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["batch", b"batch", "message", b"message", "session", b"session"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["batch", b"batch", "message", b"message", "next", b"next", "session", b"session"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["message", b"message"]) -> typing.Literal["session", "batch"] | None: ...
 
 global___Up = Up
@@ -165,8 +169,11 @@ class Down(google.protobuf.message.Message):
 
     ACK_FIELD_NUMBER: builtins.int
     DESIRED_FIELD_NUMBER: builtins.int
+    AGAIN_FIELD_NUMBER: builtins.int
     desired: builtins.bytes
     """a serialised Signed assignment"""
+    again: builtins.bool
+    """what is in flight may have been lost on the way: send it again"""
     @property
     def ack(self) -> global___Ack: ...
     def __init__(
@@ -174,9 +181,10 @@ class Down(google.protobuf.message.Message):
         *,
         ack: global___Ack | None = ...,
         desired: builtins.bytes = ...,
+        again: builtins.bool = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["ack", b"ack", "desired", b"desired", "message", b"message"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["ack", b"ack", "desired", b"desired", "message", b"message"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["message", b"message"]) -> typing.Literal["ack", "desired"] | None: ...
+    def HasField(self, field_name: typing.Literal["ack", b"ack", "again", b"again", "desired", b"desired", "message", b"message"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["ack", b"ack", "again", b"again", "desired", b"desired", "message", b"message"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["message", b"message"]) -> typing.Literal["ack", "desired", "again"] | None: ...
 
 global___Down = Down

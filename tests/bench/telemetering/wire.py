@@ -33,7 +33,7 @@ class Wire:
         request = identity.request("pump-7", key)
         certificate = authority.sign_request(request, "pump-7", datetime.now(timezone.utc), 1)
         self._sealer = Sealer("north", "pump-7", certificate, key, IngestKey.new().public_bytes())
-        self.opening = len(wire.encode(Up(session=self._sealer.opening)))
+        self.opening = len(wire.encode(Up(session=self._sealer.opening, next=1)))
         self.batches: list[tuple[str, int]] = []  # table, bytes
 
     def take(self, table: str, payload: bytes) -> None:
