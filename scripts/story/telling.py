@@ -46,7 +46,7 @@ class Script:
 
 LONG = Script("fashion", epochs=4, copies=1, answers=600, min_labels=700, floor=0.86)
 SHORT = Script("digits", epochs=12, copies=6, answers=300, min_labels=500, floor=0.9)
-TINY = Script("digits", epochs=4, copies=6, answers=60, min_labels=160, floor=0.8)
+TINY = Script("digits", epochs=4, copies=6, answers=60, min_labels=240, floor=0.8)
 
 
 @dataclass
