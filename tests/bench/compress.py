@@ -86,7 +86,7 @@ class Plan:
 
 INT8, SPARING = "int8(arch='x86_64')", "int8(arch='x86_64', spare=2)"  # the narrower a network, the more rounding hurts
 PLANS = {
-    "Residual": Plan(4, 4, {"prune(keep=0.5) + tune(epochs=8)": INT8, "distil(width=0.13, epochs=12)": SPARING}),
+    "Residual": Plan(10, 5, {"prune(keep=0.5) + tune(epochs=10)": INT8, "distil(width=0.13, epochs=12)": SPARING}),
     "Depthwise": Plan(4, 4, {"distil(width=0.5, epochs=4)": SPARING}),
 }
 
