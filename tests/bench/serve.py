@@ -20,7 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -30,7 +30,7 @@ import grpc
 import numpy as np
 import onnxruntime as ort
 
-from serving import device, peers
+from serving import device, peers, stages
 from serving.device import Device
 from serving.gateway import Gateway
 from serving.handlers import Handlers
@@ -105,8 +105,9 @@ def main() -> None:
             memory(results, process, "agent_idle_mb", "no request yet, start-up's memory given back")
             sockets(results, served, _bare(made), scale)
             over_rest(results, served, scale)
-            with minimal_server(made.model, Path(folder, "minimal.sock")) as address:
+            with program(Path(folder, "minimal.sock"), "minimal.py", made.model) as address:
                 over_grpc(results, served, address, scale)
+                staged(results, served, made, address, Path(folder), scale)
             inside_grpc(results, made, scale)
             memory(results, process, "agent_first_minute_mb", "start-up's memory given back, then load by all ways in")
             time.sleep(TIDY_AGAIN_S)
@@ -180,6 +181,24 @@ def over_grpc(results: Results, served: Device, floor: str, scale: float) -> Non
     least, most = (median(column) for column in zip(*rates, strict=True))
     note = f"{most:.0f} of {least:.0f} requests/s, {CLIENTS} clients"
     results.spread("grpc_throughput_ratio", [ours / plain for plain, ours in rates], note)
+
+
+def staged(results: Results, served: Device, made: Device, floor: str, folder: Path, scale: float) -> None:
+    """Where the requests a second go: from the minimal server to the agent, in the same rounds."""
+    with ExitStack() as stack:
+        bundle = made.workload.root / "a"
+        addresses = {
+            stage: stack.enter_context(program(folder / f"{stage}.sock", "stages.py", stage, bundle))
+            for stage in stages.STAGES
+        }
+        addresses["agent"] = f"unix:{served.folders.socket}"
+        ratios: dict[str, list[float]] = {stage: [] for stage in addresses}
+        for _ in range(max(2, int(10 * scale))):
+            least = throughput(lambda: _stub(floor), CLIENTS, 1)
+            for stage, address in addresses.items():
+                ratios[stage].append(throughput(lambda: _stub(address), CLIENTS, 1) / least)  # noqa: B023
+    for stage, found in ratios.items():
+        results.spread(f"grpc_throughput_ratio_{stage}", found)
 
 
 def inside_grpc(results: Results, made: Device, scale: float) -> None:
@@ -310,13 +329,14 @@ def _first_answer(served: Device) -> None:
 
 
 @contextmanager
-def minimal_server(model: Path, path: Path) -> Iterator[str]:
-    program = Path(__file__).with_name("serving") / "minimal.py"
-    process = subprocess.Popen([sys.executable, str(program), str(model), f"unix:{path}"], **on(SERVER))
+def program(socket: Path, name: str, *arguments: object) -> Iterator[str]:
+    """A server of ``serving`` on a Unix socket; its address."""
+    address, file = f"unix:{socket}", Path(__file__).with_name("serving") / name
+    process = subprocess.Popen([sys.executable, str(file), *map(str, arguments), address], **on(SERVER))
     try:
-        with grpc.insecure_channel(f"unix:{path}") as channel:
+        with grpc.insecure_channel(address) as channel:
             grpc.channel_ready_future(channel).result(20)
-        yield f"unix:{path}"
+        yield address
     finally:
         process.kill()
         process.wait()
