@@ -56,6 +56,7 @@ class Shares:
             raise ValueError(f"shares of validation and test must be above 0 and below 1 together, got {self}")
 
 
+MOST = 0.8  # of what was drawn at random is held out where more was chosen: some is to be learned from as it comes
 FIELD = Shares(validation=0.1, test=0.3)  # few come back from devices, and a gate needs many to be sure
 
 
@@ -193,8 +194,10 @@ def assign(
     names: Sequence[bytes], labels: Sequence[int], settled: Mapping[bytes, str], shares: Shares,
     chosen: Set[bytes] = frozenset(),
 ) -> dict[bytes, str]:  # fmt: skip
-    """A split for each name: the settled one if it has one, training if it was ``chosen``, else ``shares`` of the new
-    names of each label."""
+    """A split for each name: the settled one if it has one, training if it was ``chosen``, else by label alike.
+
+    ``shares`` are of all new names, and come from those that were not chosen, ``MOST`` of them at most.
+    """
     label_of: dict[bytes, int] = {}
     for name, label in zip(names, labels, strict=True):
         if name not in settled:  # equal inputs may carry different labels: any rule will do that ignores their order
@@ -204,9 +207,11 @@ def assign(
         if name not in chosen:
             strata[label].append(name)
     splits = {name: settled.get(name, TRAIN) for name in names if name in settled or name in chosen}
+    drawn = sum(map(len, strata.values()))
+    more = max(1.0, min(len(label_of) / max(drawn, 1), MOST / (shares.test + shares.validation)))
     for stratum in strata.values():
-        test = round(shares.test * len(stratum))
-        validation = test + round(shares.validation * len(stratum))
+        test = round(shares.test * more * len(stratum))
+        validation = test + round(shares.validation * more * len(stratum))
         splits |= dict.fromkeys(stratum[:test], TEST)
         splits |= dict.fromkeys(stratum[test:validation], VALIDATION)
         splits |= dict.fromkeys(stratum[validation:], TRAIN)

@@ -9,6 +9,7 @@ import pytest
 
 from skerry_cloud.ingest import delta
 from skerry_cloud.ingest.lake import QUARANTINE, Lake, schema
+from skerry_cloud.ingest.table import Table
 from skerry_cloud.ingest.upkeep import Policy, compact
 from skerry_shared.errors import NotFoundError, ReplayError
 from skerry_shared.telemetry import TABLES
@@ -95,13 +96,15 @@ def test_news_is_what_others_brought_once(tmp_path: Path) -> None:
     assert ids(first) == ids(second) == ["mine", "p1", "p2"]
 
 
-def test_several_processes_widen_a_table(tmp_path: Path) -> None:
+def test_several_newer_processes_widen_a_table(tmp_path: Path) -> None:
     Lake(tmp_path).append("labels", labels("p0"), {"d0": 1})
-    lakes = [Lake(tmp_path) for _ in range(4)]
-    for number, (lake, column) in enumerate(zip(lakes, ("colour", "colour", "shape", ""), strict=True), 1):
+    added = ("colour", "colour", "shape", "")
+    declared = [pa.schema([*schema("labels"), *([(name, pa.string())] if name else [])]) for name in added]
+    tables = [Table(tmp_path / "labels", columns, "") for columns in declared]  # what one adds the others do not know
+    for number, (table, name) in enumerate(zip(tables, added, strict=True), 1):
         rows = labels(f"p{number}")
-        rows = rows.append_column(column, pa.array([f"v{number}"])) if column else rows
-        lake.append("labels", rows, {f"d{number}": 1})
+        rows = rows.append_column(name, pa.array([f"v{number}"])) if name else rows
+        table.append(rows, {f"d{number}": 1})
     found = Lake(tmp_path).scan("labels").sort_by("prediction_id")
     assert found["colour"].to_pylist() == [None, "v1", "v2", None, None]
     assert found["shape"].to_pylist() == [None, None, None, "v3", None]
