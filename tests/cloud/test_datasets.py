@@ -9,7 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skerry_cloud import datasets, workloads
-from skerry_cloud.datasets import FIELD, RECENT, REFERENCE, SPLITS, TEST, TRAIN, DatasetVersion, Shares, assign, digests
+from skerry_cloud.datasets import (
+    FIELD,
+    MOST,
+    RECENT,
+    REFERENCE,
+    SPLITS,
+    TEST,
+    TRAIN,
+    DatasetVersion,
+    Shares,
+    assign,
+    digests,
+)
 from skerry_cloud.workloads import Examples, Workload
 from skerry_shared.errors import ConfigError, DigestError, InputError, NotFoundError
 
@@ -59,15 +71,22 @@ def test_each_label_is_split_by_the_same_shares(count: int, shares: Shares) -> N
 
 
 @given(labelled, labelled, st.data())
-def test_what_was_chosen_is_trained_on_and_the_rest_is_split_as_if_it_were_not_there(
+def test_what_was_chosen_is_trained_on_unless_it_was_held_out_before(
     old: list[tuple[bytes, int]], new: list[tuple[bytes, int]], data: st.DataObject
 ) -> None:
     settled, names = _assign(old), sorted({name for name, _ in new})
     chosen = data.draw(st.sets(st.sampled_from(names))) if names else set()
     splits = assign(*_columns(new), settled, FIELD, chosen)
     assert all(splits[name] == settled.get(name, TRAIN) for name in chosen)
-    others = [(name, label) for name, label in new if name not in chosen]
-    assert {name: splits[name] for name, _ in others} == assign(*_columns(others), settled, FIELD)
+
+
+@given(st.integers(0, 300), st.data())
+def test_what_is_held_out_is_a_share_of_all_as_far_as_enough_was_not_chosen(count: int, data: st.DataObject) -> None:
+    keys, drawn = [f"{i:04}".encode() for i in range(count)], data.draw(st.integers(0, count))
+    counts = Counter(assign(keys, [1] * count, {}, FIELD, set(keys[drawn:])).values())
+    most = MOST / (FIELD.test + FIELD.validation)
+    assert abs(counts[TEST] - min(FIELD.test * count, FIELD.test * most * drawn)) <= 0.5
+    assert counts[TEST] + counts["validation"] <= MOST * drawn + 1
 
 
 def test_the_seed_decides_who_is_tested() -> None:
@@ -121,7 +140,7 @@ def test_nothing_that_was_chosen_is_tested_on(tmp_path: Path, tiny: Workload) ->
         tmp_path, tiny, examples, ["device:a"] * 40, first(tmp_path, tiny), chosen=chosen, created=2.0
     )
     rows = child.read().take(child.recent(child.read()))
-    assert Counter(rows.split.tolist()) == {"train": 32, "test": 6, "validation": 2}
+    assert Counter(rows.split.tolist()) == {"train": 24, "test": 12, "validation": 4}
     tested = {image.tobytes() for image in rows.of(TEST).examples.inputs}
     assert tested <= {image.tobytes() for image in examples.inputs[~chosen]}
 

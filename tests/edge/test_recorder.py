@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skerry_edge.observe.arrow import decode
-from skerry_edge.observe.recorder import SAMPLES, Recorder, label_rows, read_samples
+from skerry_edge.observe.recorder import FEW, SAMPLES, Recorder, label_rows, read_samples
 from skerry_edge.observe.span import Span
 from skerry_shared import sketch, telemetry, windows
 from skerry_shared.errors import InputError
@@ -144,12 +144,27 @@ def test_observing_does_not_call_the_sink_until_samples_pile_up() -> None:
     sunk = Sunk()
     recorder = Recorder(MANIFEST, sunk, span(0.001, iter(range(10**6)).__next__), 1.0)
     inputs, outputs = batch(1, 1)
-    for _ in range(SAMPLES * 7):
+    for _ in range(FEW + SAMPLES * 6):  # it grows old meanwhile
         recorder.observe(["p"], inputs, outputs)
     assert sunk.batches == []
     for _ in range(SAMPLES):
         recorder.observe(["p"], inputs, outputs)
-    assert len(sunk.rows("samples")["time"]) == SAMPLES * 8
+    assert len(sunk.rows("samples")["time"]) == FEW + SAMPLES * 7
+
+
+def test_a_model_that_has_served_for_long_sends_more_samples_together() -> None:
+    sunk, now = Sunk(), [0.0]
+    recorder = Recorder(MANIFEST, sunk, Span(1e9, lambda: now[0], lambda: now[0]), 1.0)
+    now[0] = 1000.0
+    recorder.observe(["first"], *batch(1, 1))
+    recorder.tick()
+    for _ in range(SAMPLES - 1):
+        recorder.observe(["p"], *batch(1, 1))
+    recorder.tick()
+    assert sunk.rows("samples")["prediction_id"] == ["first"]
+    recorder.observe(["last"], *batch(1, 1))
+    recorder.tick()
+    assert len(sunk.rows("samples")["time"]) == SAMPLES + 1
 
 
 def test_what_comes_after_close_is_passed_on_at_once() -> None:

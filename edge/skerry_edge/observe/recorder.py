@@ -31,7 +31,7 @@ Rows = dict[str, list[Any]]
 Sample = tuple[float, str, bytes, str, bytes, str, float, float]  # time and what follows of table "samples"
 
 FOLD = 1024  # examples counted at a time: 35-88 ns a value in batches, several µs one by one; rare enough for a p99
-SAMPLES = 256  # samples sent together; more hardly take less bytes each
+FEW, SAMPLES = 64, 256  # samples sent together, of a new model and later; more hardly take less bytes each
 SAMPLE_BYTES = 1 << 20  # of their inputs; keeps a batch far below telemetry.MAX_BATCH
 LARGEST = telemetry.MAX_BATCH // 2  # bytes of an input that can be a sample
 FULL = 8  # batches of samples that may wait for tick
@@ -155,7 +155,8 @@ class Recorder:
         raw, answer = example.tobytes(), scores.astype(np.float32).tobytes()
         self._samples.append((now, name, raw, example.dtype.name, answer, stratum, probability, self._rate))
         self._sample_bytes += example.nbytes
-        if len(self._samples) >= SAMPLES or self._sample_bytes >= SAMPLE_BYTES:
+        enough = FEW if self._hold.seconds <= LEAST_S else SAMPLES
+        if len(self._samples) >= enough or self._sample_bytes >= SAMPLE_BYTES:
             self._finish_samples()
 
     def _finish_samples(self) -> None:
