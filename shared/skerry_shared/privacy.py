@@ -13,7 +13,6 @@ device applies its release's policy before anything is stored or sent, the cloud
 import hmac
 import math
 from collections.abc import Callable, Sequence
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -146,19 +145,11 @@ def _mask(values: Array, field: Field, _: bytes | None) -> Array:
 
 
 def _generalise(values: Array, field: Field, _: bytes | None) -> Array:
-    if values.dtype.kind in "iu":  # exactly, for a float has fewer digits than 64 bits
-        whole = [_whole(value, field, np.iinfo(values.dtype)) for value in values.ravel().tolist()]
-        return np.array(whole, values.dtype).reshape(values.shape)
     with np.errstate(over="ignore", invalid="ignore"):  # infinities and what is none stay what they are
         found: Array = np.clip(values.astype(np.result_type(values.dtype, np.float32)), *range_of(field))
-        return (np.round(found / field.step) * field.step if field.step else found).astype(values.dtype)
-
-
-def _whole(value: int, field: Field, dtype: np.iinfo[Any]) -> int:
-    low, high = range_of(field)
-    step, found = int(field.step), int(min(max(value, low), high))
-    found = step * round(Fraction(found, step)) if step else found
-    return min(max(found, int(dtype.min)), int(dtype.max))
+        found = np.round(found / field.step) * field.step if field.step else found
+        found = np.clip(found, *limits(values.dtype)) if values.dtype.kind in "iu" else found
+        return found.astype(values.dtype)
 
 
 def _hash(values: Array, field: Field, key: bytes | None) -> Array:
