@@ -45,7 +45,10 @@ def mask(name: str, value: float) -> Field:
 
 
 def generalise(name: str, step: float = 0.0, low: float | None = None, high: float | None = None) -> Field:
-    """Clipped to ``low`` … ``high``, then rounded to the nearest multiple of ``step`` (half to even)."""
+    """Clipped to ``low`` … ``high``, then rounded to the nearest multiple of ``step`` (half to even).
+
+    As float64 does it: whole numbers beyond 2⁵³ lose their last digits.
+    """
     return Field(name, GENERALISE, step=step, low=low, high=high)
 
 
@@ -157,6 +160,7 @@ def _hash(values: Array, field: Field, key: bytes | None) -> Array:
         return np.zeros_like(values)
     least = PLAIN if values.dtype.kind == "f" else 0
     count, name = (1 << BITS[values.dtype.name]) - least, field.name.encode() + b"\0"
+    values = np.where(np.isnan(values), values.dtype.type(np.nan), values) if values.dtype.kind == "f" else values
     distinct, places = np.unique(values + values.dtype.type(0), return_inverse=True)  # -0.0 is 0.0
     digests = (hmac.digest(key, name + value.tobytes(), "sha256") for value in distinct)
     numbers = [least + (int.from_bytes(digest[:8], "big") * count >> 64) for digest in digests]
