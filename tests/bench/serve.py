@@ -303,9 +303,9 @@ def _process(served: Device, python: Path | None) -> Iterator[tuple["subprocess.
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     environment |= {} if python else {"PYTHONPYCACHEPREFIX": str(ROOT / "build/bench/bytecode")}
     with (folder / "log").open("ab") as log:
-        command = [str(python or sys.executable), "-m", "skerry_edge.cli", "run", str(folder)]
+        command = [*on(SERVER), str(python or sys.executable), "-m", "skerry_edge.cli", "run", str(folder)]
         start = time.monotonic()
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd="/", **on(SERVER))
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd="/")
     try:
         _first_answer(served)
         yield process, time.monotonic() - start
@@ -332,7 +332,7 @@ def _first_answer(served: Device) -> None:
 def program(socket: Path, name: str, *arguments: object) -> Iterator[str]:
     """A server of ``serving`` on a Unix socket; its address."""
     address, file = f"unix:{socket}", Path(__file__).with_name("serving") / name
-    process = subprocess.Popen([sys.executable, str(file), *map(str, arguments), address], **on(SERVER))
+    process = subprocess.Popen([*on(SERVER), sys.executable, str(file), *map(str, arguments), address])
     try:
         with grpc.insecure_channel(address) as channel:
             grpc.channel_ready_future(channel).result(20)

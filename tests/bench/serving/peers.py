@@ -122,7 +122,7 @@ def _measure(row: Callable[..., None], name: str, peer: Peer, model: Path, scale
     command = [str(folder / "bin" / peer.command[0]), *(part.replace("$PORT", str(port)) for part in peer.command[1:])]
     start = time.monotonic()
     with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, **on(SERVER))
+        server = subprocess.Popen([*on(SERVER), *command], cwd=folder, env=environment, stdout=log, stderr=log)
     try:
         call = _first(peer, port, server)
         first_s = time.monotonic() - start
