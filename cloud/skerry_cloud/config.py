@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
+from skerry_shared import plugins
 from skerry_shared.config import load_toml
 from skerry_shared.identity import check_name
 from skerry_shared.telemetry import TABLES
@@ -87,7 +88,10 @@ class Drift:
 
 @dataclass(frozen=True)
 class Retrain:
-    """When to retrain by itself, and what a candidate may lose. It must always be better on recent data."""
+    """When to retrain by itself, and what a candidate may lose. It must always be better on recent data.
+
+    A workload's own table holds for it instead of this one, whole: what it leaves out is the default.
+    """
 
     enabled: bool = True
     on: tuple[Literal["harm", "alarm", "estimate", "schedule", "labels"], ...] = ("harm",)  # any of these asks for it
@@ -103,9 +107,9 @@ class Retrain:
     max_loss: float | None = None  # points of accuracy on the old data that a candidate may lose; else the workload's
     cooldown_minutes: float = 30.0  # between two retrainings of a workload
     epochs: int = 0  # 0: the workload's own number
-    budget_minutes: float = 0.0  # a calendar month, of all retrainings together; 0: no limit
-    budget_money: float = 0.0  # likewise, in the currency of price_per_minute
-    price_per_minute: float = 0.0  # of a heavy step; what runs cost is recorded with them
+    budget_minutes: float = 0.0  # a calendar month, of all retrainings that this table is for; 0: no limit
+    budget_money: float = 0.0  # likewise, in the currency of cost.per_minute
+    own: dict[str, "Retrain"] = field(default_factory=dict)  # by workload, as in [retrain.own.casting]
 
     def __post_init__(self) -> None:
         """Raises ValueError, which ``decode`` turns into a ConfigError."""
@@ -116,14 +120,26 @@ class Retrain:
             raise ValueError("pseudo_labels, pseudo_sure: need a number from 0, and a probability from 0.5 to 1")
         if self.min_accuracy > 1:
             raise ValueError("min_accuracy: needs a share from 0 to 1")
-        if min(self.every_days, self.new_labels, self.budget_minutes, self.budget_money, self.price_per_minute) < 0:
-            raise ValueError("every_days, new_labels, budgets and price: need nothing below 0")
-        if self.budget_money and not self.price_per_minute:
-            raise ValueError("price_per_minute: needs to be above 0, or no budget_money is ever spent")
+        if min(self.every_days, self.new_labels, self.budget_minutes, self.budget_money) < 0:
+            raise ValueError("every_days, new_labels and budgets: need nothing below 0")
+        if nested := next((name for name, table in self.own.items() if table.own), ""):
+            raise ValueError(f"own.{nested}: has an own table in it; there is one level of them")
         if not all(0 <= hour < 24 for hour in self.hours):
             raise ValueError("hours: needs hours of the day, from 0 to 23")
         if self.min_labels < 1 or min(self.min_harm, self.cooldown_minutes, self.epochs, self.max_loss or 0) < 0:
             raise ValueError("needs min_labels >= 1, and nothing below 0")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a heavy step costs; it is recorded with each run, and counts against budgets."""
+
+    per_minute: float = 0.0  # in any currency
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, which ``decode`` turns into a ConfigError."""
+        if self.per_minute < 0:
+            raise ValueError("per_minute: needs nothing below 0")
 
 
 @dataclass(frozen=True)
@@ -218,6 +234,7 @@ class CloudConfig:
     drift: Drift = field(default_factory=Drift)
     lake: Lake = field(default_factory=Lake)
     alarms: Alarms = field(default_factory=Alarms)
+    cost: Cost = field(default_factory=Cost)
     retrain: Retrain = field(default_factory=Retrain)
 
     def database_url(self, folder: Path) -> str:
@@ -232,8 +249,14 @@ class CloudConfig:
             raise ValueError("database: needs a URL with an asynchronous driver, as in sqlite+aiosqlite:///state.db")
         if self.ingest.workers and self.lake.vacuum_hours < 1:  # what a worker writes is in no version at first
             raise ValueError("lake.vacuum_hours: needs 1 at least, or ingest.workers = 0")
+        budgets = [table.budget_money for table in (self.retrain, *self.retrain.own.values())]
+        if any(budgets) and not self.cost.per_minute:
+            raise ValueError("cost.per_minute: needs to be above 0, or no budget_money is ever spent")
         for name in self.workloads:
             check_name("workload", name)
+        known = sorted({*plugins.names("skerry.workloads"), *self.workloads})
+        if strange := self.retrain.own.keys() - set(known):
+            raise ValueError(f"retrain.own.{min(strange)}: no such workload; known: {', '.join(known)}")
 
 
 def _positive(table: Devices | Rollouts) -> None:
@@ -307,6 +330,12 @@ min_labels = 200                     # labelled samples since the alarm
 approval = false                     # true: publish, but leave the rollout to an operator
 cooldown_minutes = 30.0
 # hours = [22, 23, 0, 1, 2, 3]       # when one may start
-# budget_money = 50.0                # a month, by price_per_minute
-# price_per_minute = 0.02
+# budget_money = 50.0                # a month, by [cost] per_minute
+
+# [retrain.own.casting]              # holds for this workload instead of [retrain]
+# on = ["schedule"]
+# every_days = 30
+
+[cost]
+per_minute = 0.0                     # of training and compressing, in any currency
 """

@@ -24,7 +24,7 @@ from skerry_cloud.adapters import mosquitto
 from skerry_cloud.adapters.carrier_grpc import GrpcCarrier
 from skerry_cloud.adapters.carrier_mqtt import MqttCarrier
 from skerry_cloud.api import Services
-from skerry_cloud.config import CloudConfig
+from skerry_cloud.config import CloudConfig, Retrain
 from skerry_cloud.drift.flow import DriftFlow
 from skerry_cloud.fleet.benchmarks import Benchmarks
 from skerry_cloud.fleet.director import Director, Order, channels, origin_of
@@ -42,7 +42,7 @@ from skerry_cloud.notify.flow import Notifier
 from skerry_cloud.release.repository import Repository
 from skerry_cloud.retrain.flow import Asked, Retrainer
 from skerry_cloud.retrain.harm import Accuracy
-from skerry_cloud.retrain.policy import Policy
+from skerry_cloud.retrain.policy import Policies, Policy
 from skerry_cloud.store import Bundle, Event, Store
 from skerry_shared import __version__, wire
 from skerry_shared.errors import NotFoundError
@@ -98,7 +98,7 @@ class Cloud:
         self._benchmarks = Benchmarks(self._director)
         self._learning = Learning(
             database, folder, found.workloads, self._repository, revision(), self._benchmarks,
-            found.retrain.price_per_minute, found.compress.ray,
+            found.cost.per_minute, found.compress.ray,
         )  # fmt: skip
         self._ingest = Ingest(
             self._lake, folder / "sessions", found.fleet, authority, self._keys.ingest,
@@ -106,7 +106,7 @@ class Cloud:
         )  # fmt: skip
         self._drift = DriftFlow(database, found.drift.false_alarm_days, found.drift.tolerance, self._learning.normal)
         asked = Asked(self._labelled, self._unlabelled, self._estimate, self._roll_out)
-        self._retrainer = Retrainer(database, self._learning, asked, _policy(found), folder / "incoming")
+        self._retrainer = Retrainer(database, self._learning, asked, _policies(found), folder / "incoming")
         self._notifier = Notifier(
             database, found.fleet, routes.load(found.alarms, folder), found.alarms.escalate_hours * 3600,
             found.alarms.give_up_days * 86400,
@@ -149,10 +149,10 @@ class Cloud:
         await self._drift.start(self._windows)
 
     def _parts(self) -> list[Coroutine[Any, Any, None]]:
-        parts = [
+        return [
             self._ingest.run(), self._follow(), self._direct(), self._notify(), self._renew(), self._tend(),
+            self._retrain(),
         ]  # fmt: skip
-        return [*parts, self._retrain()] if self._config.retrain.enabled else parts
 
     async def _carry(self, stack: AsyncExitStack) -> None:
         listen, tls = self._config.listen, self._keys.tls
@@ -346,14 +346,19 @@ def revision() -> str:
     return asked.stdout.strip()
 
 
-def _policy(found: CloudConfig) -> Policy:
-    retrain = found.retrain
+def _policies(found: CloudConfig) -> Policies:
+    price = found.cost.per_minute
+    own = {workload: _policy(table, price) for workload, table in found.retrain.own.items()}
+    return Policies(_policy(found.retrain, price), own)
+
+
+def _policy(table: Retrain, price: float) -> Policy:
     return Policy(
-        min_labels=retrain.min_labels, cooldown_seconds=retrain.cooldown_minutes * 60, epochs=retrain.epochs,
-        max_loss=retrain.max_loss, on=retrain.on, min_harm=retrain.min_harm, min_accuracy=retrain.min_accuracy,
-        every_days=retrain.every_days, new_labels=retrain.new_labels, approval=retrain.approval, hours=retrain.hours,
-        budget_minutes=retrain.budget_minutes, budget_money=retrain.budget_money, price=retrain.price_per_minute,
-        pseudo_labels=retrain.pseudo_labels, pseudo_sure=retrain.pseudo_sure,
+        min_labels=table.min_labels, cooldown_seconds=table.cooldown_minutes * 60, enabled=table.enabled,
+        epochs=table.epochs, max_loss=table.max_loss, on=table.on, min_harm=table.min_harm,
+        min_accuracy=table.min_accuracy, every_days=table.every_days, new_labels=table.new_labels,
+        approval=table.approval, hours=table.hours, budget_minutes=table.budget_minutes,
+        budget_money=table.budget_money, price=price, pseudo_labels=table.pseudo_labels, pseudo_sure=table.pseudo_sure,
     )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from skerry_shared.release import Field, TensorSpec
 KEEP, DROP, MASK, GENERALISE, HASH = ACTIONS = ("keep", "drop", "mask", "generalise", "hash")
 KEY_BYTES = 32
 BITS = {"int32": 31, "uint32": 32, "int64": 63, "uint64": 64, "float32": 24, "float64": 53}  # of a pseudonym, exactly
+EXACT = 1 << 53  # up to it float64 has every whole number
 PLAIN = 1 << 17  # a float's pseudonym is above: where samples may lose digits, what float16 cannot hold stays exact
 TEXT = 32  # hexadecimal digits of a pseudonym of a text
 
@@ -47,7 +48,7 @@ def mask(name: str, value: float) -> Field:
 def generalise(name: str, step: float = 0.0, low: float | None = None, high: float | None = None) -> Field:
     """Clipped to ``low`` … ``high``, then rounded to the nearest multiple of ``step`` (half to even).
 
-    As float64 does it: whole numbers beyond 2⁵³ lose their last digits.
+    Computed in float64, so that 64-bit whole numbers need a range within ±2⁵³.
     """
     return Field(name, GENERALISE, step=step, low=low, high=high)
 
@@ -88,6 +89,8 @@ def _generalise_fault(field: Field, dtype: np.dtype[Any]) -> str:
         return f"generalise: {dtype} is no number; choose keep or drop"
     if field.step < 0 or low > high or (not field.step and field.low is field.high is None):
         return f"generalise: step {field.step:g}, from {low:g} to {high:g}; needs a step above 0, or a range, or both"
+    if dtype.name in ("int64", "uint64") and max(-low if dtype.kind == "i" else 0, high) + field.step > EXACT:
+        return f"generalise: from {low:g} to {high:g}; {dtype} needs low and high such that no value is beyond ±2⁵³"
     return ""
 
 

@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from skerry_cloud.retrain.flow import Asked, Retrainer
 from skerry_cloud.retrain.harm import Accuracy
-from skerry_cloud.retrain.policy import Policy
+from skerry_cloud.retrain.policy import Policies, Policy
 from skerry_cloud.specs import Wanted
 from skerry_cloud.store import Alarm, Bundle, Dataset, Device, Event, Installed, Release, Retraining, Run, Store
 from skerry_shared.errors import LinkError
@@ -104,10 +104,10 @@ class World:
         steps.store, self._folder, self.rolling = store, folder, True
         self.retrainer = self.start()
 
-    def start(self, policy: Policy = POLICY) -> Retrainer:
+    def start(self, policy: Policy = POLICY, **own: Policy) -> Retrainer:
         """As a server that starts does."""
         asked = Asked(self._labelled, self._unlabelled, self._estimate, self._start)
-        return Retrainer(self.store, self.steps, asked, policy, self._folder, lambda: NOW)
+        return Retrainer(self.store, self.steps, asked, Policies(policy, own), self._folder, lambda: NOW)
 
     async def build(self, kind: str) -> "World":
         async with self.store.begin() as session:
@@ -275,6 +275,46 @@ def test_a_month_whose_budget_is_spent_waits(with_store: Callable[[Any], None], 
         await retrainer.tick()
         assert world.steps.calls == []
         assert "10.00 minutes are spent, another 10.00 would exceed" in retrainer.verdicts["w"].reason
+
+    tell(with_store, tmp_path, Steps(), story)
+
+
+@pytest.mark.parametrize(("shared", "waits"), [({}, True), ({"w": replace(POLICY, budget_minutes=19)}, False)])
+def test_a_budget_counts_what_shares_it(
+    with_store: Callable[[Any], None], tmp_path: Path, shared: dict[str, Policy], waits: bool
+) -> None:
+    async def story(world: World) -> None:
+        async with world.store.begin() as session:
+            session.add(Dataset(workload="v", number=1, parent=0, created=NOW, sha256="", rows=1, sources={}))
+            await session.flush()
+            session.add(Run(workload="v", dataset=1, parent=0, code="", state="compressed", created=NOW, accuracy=0.9,
+                            seconds=1200.0))  # fmt: skip
+            session.add(Retraining(workload="v", champion=1, alarms=[], state="done", reason="", began=NOW - 7200,
+                                   ended=NOW - 7000, run=2))  # fmt: skip
+        await world.start(replace(POLICY, budget_minutes=19), **shared).tick()
+        assert (world.steps.calls == []) is waits
+
+    tell(with_store, tmp_path, Steps(), story)
+
+
+def test_a_workload_of_its_own_policy_is_retrained_by_that(with_store: Callable[[Any], None], tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        off = replace(POLICY, enabled=False)
+        retrainer = world.start(POLICY, w=off)
+        await retrainer.tick()
+        assert world.steps.calls == [] and retrainer.verdicts["w"].reason == "retraining is off"
+        await world.start(off, w=replace(POLICY, approval=True)).tick()
+        assert world.steps.calls and world.started == []
+
+    tell(with_store, tmp_path, Steps(), story)
+
+
+def test_what_was_begun_waits_while_retraining_is_off(with_store: Callable[[Any], None], tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        async with world.store.begin() as session:
+            session.add(Retraining(workload="w", champion=1, alarms=[], reason="", began=NOW, run=1))
+        await world.start(replace(POLICY, enabled=False)).tick()
+        assert world.steps.calls == []
 
     tell(with_store, tmp_path, Steps(), story)
 

@@ -233,7 +233,7 @@ def retrain_why(context: typer.Context, as_json: Json = False) -> None:
 
 @app.command(rich_help_panel=LOOK)
 def cost(context: typer.Context, as_json: Json = False) -> None:
-    """Minutes and money by month and workload; `[retrain] price_per_minute` says what a minute costs."""
+    """Minutes and money by month and workload; `[cost] per_minute` says what a minute costs."""
     listed(cloud_of(context).get("/costs"), as_json, {
         "month": lambda r: time_of(r["month"])[:7], "workload": "workload", "runs": "runs", "minutes": minutes_of,
         "cost": cost_of,

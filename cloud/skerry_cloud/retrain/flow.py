@@ -28,7 +28,7 @@ from skerry_cloud.retrain.harm import Accuracy, proven
 from skerry_cloud.retrain.policy import (
     UNKNOWN,
     Cohort,
-    Policy,
+    Policies,
     Situation,
     Spent,
     Verdict,
@@ -151,15 +151,15 @@ class Asked:
 
 
 class Retrainer:
-    """Watches alarms and champions and acts by the policy; one retraining at a time."""
+    """Watches alarms and champions and acts by each workload's policy; one retraining at a time."""
 
     def __init__(
-        self, store: Store, steps: Steps, asked: Asked, policy: Policy, folder: Path,
+        self, store: Store, steps: Steps, asked: Asked, policies: Policies, folder: Path,
         clock: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
         """``folder`` is where samples wait for ingestion; ``clock`` gives Unix seconds."""
         self._store, self._steps, self._asked = store, steps, asked
-        self._policy, self._folder, self._clock = policy, folder, clock
+        self._policies, self._folder, self._clock = policies, folder, clock
         self._looked = 0.0
         self.verdicts: dict[str, Verdict] = {}  # of each workload, the last one
 
@@ -169,7 +169,8 @@ class Retrainer:
         This returns when it is done.
         """
         for begun in await self._store.all(select(Retraining).where(Retraining.state == RUNNING)):
-            await self._go_on(begun)
+            if self._policies.of(begun.workload).enabled:
+                await self._go_on(begun)
         await self._close_answered()
         await self._take_back_halted()
         drifting = Alarm.health.in_([Health.DRIFT.value, Health.HARM.value])
@@ -178,15 +179,16 @@ class Retrainer:
             await self._consider(workload, [alarm for alarm in alarms if alarm.workload == workload])
 
     async def _due_for_a_look(self) -> set[str]:
-        """Workloads that devices run, now and then, where the policy acts upon more than alarms."""
+        """Workloads that devices run, now and then, where their policy acts upon more than alarms."""
         now = self._clock()
-        if not self._policy.looks_without_alarm or now - self._looked < LOOK:
+        if now - self._looked < LOOK:
             return set()
         self._looked = now
-        return {installed.workload for installed in await self._store.all(select(Installed))}
+        running = {installed.workload for installed in await self._store.all(select(Installed))}
+        return {workload for workload in running if self._policies.of(workload).looks_without_alarm}
 
     async def _consider(self, workload: str, alarms: Sequence[Alarm]) -> None:
-        now = self._clock()
+        now, policy = self._clock(), self._policies.of(workload)
         champion = await self._champion(workload, alarms)
         if champion is None:
             return
@@ -196,18 +198,18 @@ class Retrainer:
             last_retrained=await self._last(workload), hour=time.localtime(now).tm_hour, trained=run.created,
             spent=await self._spent(workload, now),
         )  # fmt: skip
-        if hindrance := hindered(self._policy, situation, now):  # whatever labels say: no need to read the lake
+        if hindrance := hindered(policy, situation, now):  # whatever labels say: no need to read the lake
             self.verdicts[workload] = Verdict(False, hindrance)
             return
         since = await self._since(workload, alarms, max(situation.trained, situation.last_retrained))
         samples = await self._asked.labelled(workload, since)
         cohorts = [await self._cohort(alarm, samples) for alarm in alarms]
         for alarm, cohort in zip(alarms, cohorts, strict=True):
-            if alarm.health == Health.DRIFT and is_harmed(self._policy, cohort):
+            if alarm.health == Health.DRIFT and is_harmed(policy, cohort):
                 await self._move([alarm.id], HealthEvent.HARMED, _harm(cohort))
         estimate = await self._estimate(workload, champion.number, since)
         known = replace(situation, cohorts=cohorts, labelled=len(samples.labels), estimate=estimate)
-        verdict = self.verdicts[workload] = decide(self._policy, known, now)
+        verdict = self.verdicts[workload] = decide(policy, known, now)
         if verdict.retrain:
             await self._keep(workload, samples, since)
             await self._go_on(await self._begin(workload, champion.number, alarms, verdict.reason))
@@ -225,11 +227,11 @@ class Retrainer:
         Since an alarm, not since the drift began: a window may hold both worlds, and the new one is to be learned.
         """
         running = await self._store.all(select(Installed).where(Installed.workload == workload))
-        well = {one.device: trained for one in running} if self._policy.looks_without_alarm else {}
+        well = {one.device: trained for one in running} if self._policies.of(workload).looks_without_alarm else {}
         return well | {device: alarm.raised for alarm in alarms for device in alarm.devices}
 
     async def _estimate(self, workload: str, release: int, since: Mapping[str, float]) -> Accuracy:
-        asked = "estimate" in self._policy.on
+        asked = "estimate" in self._policies.of(workload).on
         return await self._asked.estimate(workload, release, since) if asked else UNKNOWN
 
     async def _cohort(self, alarm: Alarm, samples: Samples | None) -> Cohort:
@@ -244,7 +246,8 @@ class Retrainer:
 
     async def _spent(self, workload: str, now: float) -> Spent:
         month = await self._store.all(select(Retraining).where(Retraining.began >= month_began(now)))
-        runs = await self._store.all(select(Run).where(Run.id.in_({one.run for one in month})))
+        shared = {one.run for one in month if self._policies.share(workload, one.workload)}
+        runs = await self._store.all(select(Run).where(Run.id.in_(shared)))
         mine = select(Retraining).where(Retraining.workload == workload, Retraining.run > 0)
         last = await self._store.first(mine.order_by(Retraining.id.desc()))
         minutes = (await self._store.get(Run, last.run)).seconds / 60 if last else 0.0
@@ -267,7 +270,7 @@ class Retrainer:
         """What is to be learned from: samples with a label, and some without one for the workload's teacher."""
         given = {"inputs": samples.inputs, "labels": samples.labels, "sources": _sources("device", samples.sources),
                  "chosen": samples.chosen}  # fmt: skip
-        if count := self._policy.pseudo_labels:
+        if count := self._policies.of(workload).pseudo_labels:
             others = await self._asked.unlabelled(workload, since, count)
             untold = np.full(len(others.sources), UNTOLD)
             added = {"inputs": others.inputs, "labels": untold, "sources": _sources(TEACHER, others.sources),
@@ -294,16 +297,17 @@ class Retrainer:
             await self._end(row, "done", HealthEvent.RELEASED, reason)
 
     async def _take_steps(self, row: Retraining) -> str:
+        policy = self._policies.of(row.workload)
         champion = await self._store.get(Run, (await self._store.get(Release, row.workload, row.champion)).run)
         if not row.dataset:
             file = self._file(row.workload)
             dataset = await self._steps.ingest(
-                row.workload, ACTOR, self._report, file, champion.dataset, self._policy.pseudo_sure
+                row.workload, ACTOR, self._report, file, champion.dataset, policy.pseudo_sure
             )
             await self._note(row, dataset=dataset.number)
             file.unlink()
         if not row.run:
-            run = await self._steps.enqueue(row.workload, row.dataset, row.champion, self._policy.epochs)
+            run = await self._steps.enqueue(row.workload, row.dataset, row.champion, policy.epochs)
             await self._note(row, run=run.id)
         await self._steps.fit(row.run, ACTOR, self._report)
         if not row.published:
@@ -320,14 +324,14 @@ class Retrainer:
         names = [bundle.profile for bundle in await self._store.all(mine)]
         wanted = Wanted(tuple(names), recipes=self._steps.recipes(champion), device_minutes=0)
         await self._steps.compress(row.run, wanted, ACTOR, self._report)
-        judged = await self._steps.compare(champion, row.run, self._policy.max_loss, self._report)
+        judged = await self._steps.compare(champion, row.run, self._policies.of(row.workload).max_loss, self._report)
         if not judged.passed:
             raise GateError(judged.reason)
         return await self._steps.publish(row.run, f"{row.reason}; {judged.reason}", ACTOR)
 
     async def _bring_out(self, workload: str, release: int) -> None:
         about = select(Rollout).where(Rollout.workload == workload, Rollout.release == release)
-        if self._policy.approval:
+        if self._policies.of(workload).approval:
             how = f"start it with `skerry rollout start {workload}/{release}`"
             async with self._store.begin() as session:
                 session.add(self._event(workload, f"release {release}", "waits for approval", how))

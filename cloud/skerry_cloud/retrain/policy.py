@@ -20,6 +20,7 @@ class Policy:
 
     min_labels: int
     cooldown_seconds: float
+    enabled: bool = True
     epochs: int = 0
     max_loss: float | None = None
     on: tuple[Trigger, ...] = ("harm",)
@@ -38,7 +39,23 @@ class Policy:
     @property
     def looks_without_alarm(self) -> bool:
         """Is there anything but an alarm that it acts upon?"""
-        return not set(self.on) <= {"harm", "alarm"}
+        return self.enabled and not set(self.on) <= {"harm", "alarm"}
+
+
+@dataclass(frozen=True)
+class Policies:
+    """Of each workload: its own, else the common one."""
+
+    common: Policy
+    own: Mapping[str, Policy] = field(default_factory=dict)
+
+    def of(self, workload: str) -> Policy:
+        """What holds for this workload."""
+        return self.own.get(workload, self.common)
+
+    def share(self, workload: str, other: str) -> bool:
+        """Do retrainings of both count against one budget?"""
+        return workload == other or not {workload, other} & self.own.keys()
 
 
 @dataclass(frozen=True)
@@ -56,7 +73,7 @@ class Cohort:
 
 @dataclass(frozen=True)
 class Spent:
-    """By retrainings: in this month so far, and by the last one, which is what the next one may take."""
+    """In this month so far, by retrainings that share a budget, and by the workload's last one: the next may take that."""
 
     minutes: float = 0.0
     money: float = 0.0
@@ -87,6 +104,8 @@ class Verdict:
 
 def hindered(policy: Policy, situation: Situation, now: float) -> str:
     """What keeps a retraining from starting now, whatever labels say; "" for nothing."""
+    if not policy.enabled:
+        return "retraining is off"
     if not situation.cohorts and not policy.looks_without_alarm:
         return "no open alarm"
     if situation.busy:
