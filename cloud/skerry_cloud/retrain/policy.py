@@ -73,7 +73,7 @@ class Cohort:
 
 @dataclass(frozen=True)
 class Spent:
-    """In this month so far, by retrainings that share a budget, and by the workload's last one: the next may take that."""
+    """In this month so far, by what shares the budget, and by the workload's last one: the next may take that."""
 
     minutes: float = 0.0
     money: float = 0.0
