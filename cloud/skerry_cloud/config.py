@@ -1,6 +1,7 @@
 """``skerry-cloud.toml``: every choice of the cloud side, checked when read. Relative paths start at its folder."""
 
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -11,6 +12,7 @@ from skerry_shared.identity import check_name
 from skerry_shared.telemetry import TABLES
 
 FILE = "skerry-cloud.toml"
+DATABASES = ("sqlite+aiosqlite:///", "postgresql+asyncpg://")
 MAX_WORKERS = 64  # of 256 shards each then has four
 
 
@@ -224,7 +226,7 @@ class CloudConfig:
     """The whole file."""
 
     fleet: str
-    database: str = "sqlite+aiosqlite:///state.db"
+    database: str = "sqlite+aiosqlite:///state.db"  # or postgresql+asyncpg://user:password@host/name
     workloads: dict[str, str] = field(default_factory=dict)  # name = "path/to/file.py:Class"
     listen: Listen = field(default_factory=Listen)
     devices: Devices = field(default_factory=Devices)
@@ -245,8 +247,10 @@ class CloudConfig:
     def __post_init__(self) -> None:
         """Names are checked here, so that a wrong one is found on start."""
         check_name("fleet", self.fleet)
-        if "+" not in self.database or "://" not in self.database:
-            raise ValueError("database: needs a URL with an asynchronous driver, as in sqlite+aiosqlite:///state.db")
+        if not self.database.startswith(DATABASES):
+            raise ValueError(f"database: needs a URL that begins with {' or '.join(DATABASES)}")
+        if "asyncpg" in self.database and not find_spec("asyncpg"):
+            raise ValueError("database: PostgreSQL needs pip install 'skerry[cloud,postgres]'")
         if self.ingest.workers and self.lake.vacuum_hours < 1:  # what a worker writes is in no version at first
             raise ValueError("lake.vacuum_hours: needs 1 at least, or ingest.workers = 0")
         budgets = [table.budget_money for table in (self.retrain, *self.retrain.own.values())]

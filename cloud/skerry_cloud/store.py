@@ -7,19 +7,20 @@ import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import JSON, ForeignKey, ForeignKeyConstraint, Select, event, select
-from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, mapped_column
 
 from skerry_shared.errors import NotFoundError
 
 MIGRATIONS = Path(__file__).parent / "migrations"
+ALONE = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "SELECT pg_advisory_xact_lock(1)"}  # waits for other transactions
 
 
 class Base(MappedAsDataclass, DeclarativeBase):
@@ -275,10 +276,12 @@ class Store:
     def __init__(self, url: str) -> None:
         """``url`` is SQLAlchemy's, with an asynchronous driver."""
         self._engine = create_async_engine(url)
-        if self._engine.dialect.name == "sqlite":
+        kind = self._engine.dialect.name
+        if kind == "sqlite":
             event.listen(self._engine.sync_engine, "connect", _configure_sqlite)
-            event.listen(self._engine.sync_engine, "begin", _begin_immediate)
-        self._writing = async_sessionmaker(self._engine, expire_on_commit=False)
+        writer = self._engine.execution_options()
+        event.listen(writer.sync_engine, "begin", partial(_begin_alone, ALONE[kind]))
+        self._writing = async_sessionmaker(writer, expire_on_commit=False)
         reader = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         self._reading = async_sessionmaker(reader, expire_on_commit=False)
         self._news = asyncio.Condition()
@@ -323,17 +326,11 @@ class Store:
 
 
 def migrate(url: str) -> None:
-    """Bring the database to the present schema (creates it where there is none)."""
+    """Bring the database to the present schema (creates it where there is none). Not for a running event loop."""
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
-    config.set_main_option("sqlalchemy.url", synchronous(url).replace("%", "%%"))
+    config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
     command.upgrade(config, "head")
-
-
-def synchronous(url: str) -> str:
-    """The same database through its synchronous driver, for migrations."""
-    parsed = make_url(url)
-    return parsed.set(drivername=parsed.get_backend_name()).render_as_string(hide_password=False)
 
 
 def plain(row: Base) -> dict[str, Any]:
@@ -341,9 +338,9 @@ def plain(row: Base) -> dict[str, Any]:
     return {key: value for key, value in dataclasses.asdict(row).items() if not isinstance(value, bytes)}
 
 
-def _begin_immediate(connection: Any) -> None:
-    """SQLite's own BEGIN would let two transactions read the same state and both act on it."""
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+def _begin_alone(statement: str, connection: Any) -> None:
+    """A transaction as it begins by itself would let two read the same state and both act on it."""
+    connection.exec_driver_sql(statement)
 
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:

@@ -22,6 +22,7 @@ def test_a_workload_may_have_a_policy_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
+        ("database = 'postgresql://host/name'", r"database: needs a URL that begins with .* postgresql\+asyncpg://"),
         ("[retrain.own.digit]", r"retrain.own.digit: no such workload; known: digits, fashion"),
         ("[retrain.own.digits]\nmin_label = 1", r"retrain: own.digits: unknown key 'min_label'; did you mean"),
         ("[retrain.own.digits]\nmin_labels = 0", r"retrain: own.digits: needs min_labels >= 1"),

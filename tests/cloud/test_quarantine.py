@@ -17,9 +17,10 @@ def refused(*counters: int, device: str = "a", reason: str = "labels.time: a val
 
 
 def test_an_operator_hears_of_a_device_whose_batches_do_not_fit_once_an_hour(tmp_path: Path) -> None:
+    url, now = f"sqlite+aiosqlite:///{tmp_path}/db", [0.0]
+    migrate(url)
+
     async def run() -> None:
-        url, now = f"sqlite+aiosqlite:///{tmp_path}/db", [0.0]
-        migrate(url)
         store = Store(url)
         refusals = Refusals(store, lambda: now[0])
         for rows in (refused(1, 2), refused(3), refused(4, device="b", reason="table: no 'gossip'")):

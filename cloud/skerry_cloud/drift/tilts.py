@@ -31,15 +31,15 @@ from skerry_shared.sketch import CLASS
 
 Floats = NDArray[np.float64]
 
-LOCATIONS = (0.1, 0.25, 0.5, 1.0)  # in standard deviations of the reference; small ones are for pools of many devices
+LOCATIONS = (0.1, 0.25, 0.4, 0.6, 1.0)  # in deviations of the reference; small ones are for pools of many devices
 SCALES = (-0.4, -0.15, 0.1, 0.2, 0.4)  # of z² in the exponent; negative is narrower
 SKEWS = (0.1, 0.25)  # of (z³ - 3z)/√6
 TAILS = (0.05, 0.2)  # share of the traffic that moves to the first and last bin
-SPIKES = (0.05, 0.2)  # share of the traffic that moves to one bin
+SPIKES = (0.05, 0.1, 0.2)  # share of the traffic that moves to one bin
 GAINS = (0.8, 0.9, 1.1, 1.25)  # factors of values
-REMAINS = 0.1  # share of the reference in those, so that no bin is empty
+REMAINS = 0.02  # share of the reference in those, so that no bin is empty
 RARER = 0.3  # what is left of one bin
-LIMIT = 0.9  # share of what lies beyond a sensor's limit that is heaped there
+LIMIT = 0.97  # share of what lies beyond a sensor's limit that is heaped there
 
 Alternative = tuple[str, int, Floats]  # word, bin of a spike or -1, q
 

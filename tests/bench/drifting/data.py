@@ -26,7 +26,7 @@ from skerry_cloud.workloads.fashion import Fashion
 Values = NDArray[np.float64]
 Change = Callable[[Values, Values, np.random.Generator], Values]  # (values n × C, position from 0 to 1, random)
 
-WINDOW, WINDOWS, ONSET = 50, 60, 20  # values a window, windows a stream, window where the change comes
+WINDOW, WINDOWS, ONSET = 25, 120, 40  # values a window, windows a stream, window where the change comes
 REFERENCE = 1000  # values
 REFERENCES = 5  # different ones; streams take turns
 

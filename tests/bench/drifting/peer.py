@@ -2,7 +2,7 @@
 
 IN: ``references`` (R × n × C), ``streams`` (S × values × C), ``window``. OUT: one array a detector, S × windows: the
 higher, the more it says that the stream drifted. Stream s belongs to reference s % R. Batch detectors look at the
-newest window, at the newest four, and at the newest sixteen; of several columns the one that says most counts.
+newest window, and at the newest 2, 8 and 32 of them; of several columns the one that says most counts.
 
 Frouros' KS and CVM are left out: they call the same functions of SciPy as Alibi Detect's.
 """
@@ -19,7 +19,7 @@ Test = Callable[[Values], float]  # of new values of one column
 Score = Callable[[Values], Test]  # from that column's reference
 Found = dict[str, Values]
 
-SPANS = (1, 4, 16)  # windows that a batch detector looks at
+SPANS = (1, 2, 8, 32)  # windows that a batch detector looks at
 
 
 def batch(score: Score, references: Values, streams: Values, window: int) -> dict[int, Values]:

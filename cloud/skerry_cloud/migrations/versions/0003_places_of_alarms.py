@@ -18,7 +18,9 @@ def upgrade() -> None:
         alarms.add_column(sa.Column("kind", sa.String(), server_default="drift", nullable=False))
         alarms.add_column(sa.Column("health", sa.String(), server_default="drift", nullable=False))
         alarms.add_column(sa.Column("devices", sa.JSON(), server_default="[]", nullable=False))
-    op.execute("UPDATE alarms SET devices = '[\"' || name || '\"]'")
+    table = sa.table("alarms", sa.column("name", sa.String()), sa.column("devices", sa.JSON()))
+    for name in op.get_bind().scalars(sa.select(table.c.name).distinct()).all():
+        op.execute(table.update().where(table.c.name == name).values(devices=[name]))
     with op.batch_alter_table("alarms") as alarms:
         alarms.alter_column("level", server_default=None)
         alarms.alter_column("devices", server_default=None)
