@@ -2,7 +2,7 @@
 
 import pytest
 
-from skerry_cloud.config import TEMPLATE, CloudConfig
+from skerry_cloud.config import CloudConfig
 from skerry_shared.config import parse_toml
 from skerry_shared.errors import ConfigError
 
@@ -35,10 +35,3 @@ def test_a_workload_may_have_a_policy_of_its_own() -> None:
 def test_what_is_wrong_is_named(text: str, why: str) -> None:
     with pytest.raises(ConfigError, match=why):
         read(text)
-
-
-def test_the_template_is_right() -> None:
-    values = {"fleet": "f", "address": "127.0.0.1", "hosts": '["localhost"]', "https_port": 1, "grpc_port": 2,
-              "mqtt_port": 3}  # fmt: skip
-    text = TEMPLATE.format_map(values)
-    assert parse_toml(CloudConfig, text, "template").retrain.own == {}
