@@ -6,15 +6,16 @@ certificate that was renewed is shown from the next connection on.
 """
 
 import ssl
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, cast
 
 import grpc
 
 from skerry_edge.serve import oip, rest
 from skerry_edge.serve.catalog import Catalog
 from skerry_edge.serve.http1 import HttpServer
+from skerry_edge.serve.pool import Pool
 from skerry_shared.errors import ConfigError
 from skerry_shared.ports.carrier import TlsFiles
 
@@ -40,7 +41,7 @@ def start_grpc(target: str, identity: TlsFiles | None, *services: grpc.GenericRp
     """As ``grpc_server``; ``target`` as gRPC names addresses, such as unix:PATH."""
     limits = ("grpc.max_receive_message_length", "grpc.max_send_message_length")
     options = [(limit, oip.MAX_MESSAGE) for limit in limits] + [("grpc.so_reuseport", 0)]
-    server = grpc.server(ThreadPoolExecutor(THREADS), options=options, maximum_concurrent_rpcs=WAITING)
+    server = grpc.server(cast(Any, Pool(THREADS)), options=options, maximum_concurrent_rpcs=WAITING)
     server.add_generic_rpc_handlers(services)
     try:
         port = server.add_secure_port(target, _credentials(identity)) if identity else server.add_insecure_port(target)

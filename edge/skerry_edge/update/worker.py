@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from skerry_edge.update.flow import UpdateFlow
 from skerry_edge.update.plan import Order
+from skerry_edge.yielding import yielding
 from skerry_shared.ports.runtime import Tensors
 
 BEAT_S = 5.0  # between signs of life while there is nothing to do
@@ -68,7 +69,9 @@ class Driver:
         self._flow.start()
         self._beat()
         while not self._closing:
-            self._pause(self._flow.advance())
+            with yielding():
+                wait_s = self._flow.advance()
+            self._pause(wait_s)
             self._hear()
 
     def _hear(self) -> None:

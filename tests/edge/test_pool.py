@@ -1,0 +1,65 @@
+"""The threads that answer gRPC's calls."""
+
+import gc
+import logging
+import threading
+import weakref
+
+import pytest
+
+from skerry_edge.serve.pool import Call, Pool
+
+PATIENCE_S = 10
+
+
+def test_answers_calls_at_the_same_time_up_to_the_number_of_threads() -> None:
+    pool, meeting = Pool(3), threading.Barrier(4, timeout=PATIENCE_S)
+    for _ in range(3):
+        pool.submit(meeting.wait)
+    meeting.wait()  # all three are in there
+
+
+def test_tells_of_the_end_whether_asked_before_or_after_it() -> None:
+    pool, go, ended = Pool(1), threading.Event(), threading.Event()
+    told = list[Call]()
+    call = pool.submit(go.wait, timeout=PATIENCE_S)
+    call.add_done_callback(told.append)
+    call.add_done_callback(lambda _: ended.set())
+    assert not told
+    go.set()
+    assert ended.wait(PATIENCE_S)
+    call.add_done_callback(told.append)
+    assert told == [call, call]
+
+
+def test_goes_on_after_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    pool, ended, answered = Pool(1), threading.Event(), threading.Event()
+
+    def fail() -> None:
+        raise ValueError("no")
+
+    with caplog.at_level(logging.ERROR):
+        pool.submit(fail).add_done_callback(lambda _: ended.set())
+        pool.submit(answered.set)
+        assert ended.wait(PATIENCE_S) and answered.wait(PATIENCE_S)
+    assert "no" in caplog.text
+
+
+def test_its_threads_end_with_it_and_keep_nothing_of_a_call() -> None:
+    class Subject:
+        """What a call is about."""
+
+    before = set(threading.enumerate())
+    pool, subject, ended = Pool(4), Subject(), threading.Event()
+    gone = threading.Event()
+    weakref.finalize(subject, gone.set)
+    pool.submit(lambda _: None, subject).add_done_callback(lambda _: ended.set())
+    assert ended.wait(PATIENCE_S)
+    del subject
+    assert gone.wait(PATIENCE_S)
+    threads = set(threading.enumerate()) - before
+    del pool
+    gc.collect()
+    for thread in threads:
+        thread.join(PATIENCE_S)
+        assert not thread.is_alive()
