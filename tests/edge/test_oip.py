@@ -1,6 +1,6 @@
 """The Open Inference Protocol over a real channel, by hand as any client speaks it: nothing of the server is called."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -44,10 +44,14 @@ def call(engine: Engine, told: list[tuple[str, str]]) -> Iterator[Call]:
     server.stop(None).wait()
 
 
+def tensor(name: str, datatype: str, shape: Sequence[int]) -> pb.ModelInferRequest.InferInputTensor:
+    return pb.ModelInferRequest.InferInputTensor(name=name, datatype=datatype, shape=shape)
+
+
 def raw_request(images: np.ndarray[Any, Any], **changes: Any) -> pb.ModelInferRequest:
-    tensor = pb.ModelInferRequest.InferInputTensor(name="image", datatype="UINT8", shape=images.shape)
+    inputs = [tensor("image", "UINT8", images.shape)]
     return pb.ModelInferRequest(
-        **{"model_name": "tiny", "inputs": [tensor], "raw_input_contents": [images.tobytes()]} | changes
+        **{"model_name": "tiny", "inputs": inputs, "raw_input_contents": [images.tobytes()]} | changes
     )
 
 
@@ -55,6 +59,11 @@ def typed_request(images: np.ndarray[Any, Any]) -> pb.ModelInferRequest:
     request = raw_request(images, raw_input_contents=[])
     request.inputs[0].contents.uint_contents.extend(images.ravel().tolist())
     return request
+
+
+def merged(one: pb.ModelInferRequest, other: pb.ModelInferRequest) -> pb.ModelInferRequest:
+    one.raw_input_contents.extend(other.raw_input_contents)
+    return one
 
 
 def test_late_labels_come_with_a_request(call: Call, tiny: bundle.Bundle, told: list[tuple[str, str]]) -> None:
@@ -78,6 +87,16 @@ def test_raw_in_raw_out(call: Call, tiny: bundle.Bundle) -> None:
     scores = np.frombuffer(reply.raw_output_contents[0], "<f4").reshape(8, 3)
     np.testing.assert_allclose(scores, right, atol=1e-6)
     assert not reply.outputs[0].contents.fp32_contents
+
+
+def test_heads_that_differ_are_not_taken_for_each_other(call: Call, tiny: bundle.Bundle) -> None:
+    images, right = tiny.golden.inputs["image"], np.asarray(tiny.golden.outputs["scores"], np.float32)
+    for examples in (1, 8, 3, 1, 8):
+        request = raw_request(images[:examples])
+        request.inputs[0].parameters["note"].string_param = "x" * 2000 * (examples == 3)  # too long to be remembered
+        reply = call("ModelInfer", request, pb.ModelInferResponse)
+        scores = np.frombuffer(reply.raw_output_contents[0], "<f4").reshape(examples, 3)
+        np.testing.assert_allclose(scores, right[:examples], atol=1e-6)
 
 
 def test_typed_in_typed_out(call: Call, tiny: bundle.Bundle) -> None:
@@ -134,6 +153,31 @@ WRONG: dict[str, tuple[Callable[[], pb.ModelInferRequest], grpc.StatusCode, str]
         lambda: raw_request(IMAGES, raw_input_contents=[]),
         grpc.StatusCode.INVALID_ARGUMENT,
         "'image': UINT8 [1, 2, 2] needs 4 values in uint_contents, got 0",
+    ),
+    "contents beside": (
+        lambda: merged(typed_request(IMAGES), raw_request(IMAGES)),
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "'image': has contents beside raw_input_contents",
+    ),
+    "negative": (
+        lambda: raw_request(IMAGES, inputs=[tensor("image", "UINT8", [1, -2, 2])]),
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "'image': shape [1, -2, 2] has a negative dimension",
+    ),
+    "dimensions": (
+        lambda: raw_request(IMAGES, inputs=[tensor("image", "UINT8", [4] + [1] * 70)]),
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "'image': shape has 71 dimensions; 32 are allowed",
+    ),
+    "datatype": (
+        lambda: raw_request(IMAGES, inputs=[tensor("image", "UINT9", [1, 2, 2])]),
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "'image': datatype 'UINT9'",
+    ),
+    "twice": (
+        lambda: raw_request(IMAGES, inputs=[tensor("image", "UINT8", [1, 2, 2])] * 2, raw_input_contents=[b"abcd"] * 2),
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "'image': given twice",
     ),
     "range": (lambda: typed_request(np.full((1, 2, 2), 256)), grpc.StatusCode.INVALID_ARGUMENT, "'image'"),
     "output": (

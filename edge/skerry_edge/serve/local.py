@@ -72,7 +72,7 @@ class Reporter:
         self._thread.start()
 
     def submit(self, table: str, payload: bytes) -> None:
-        """A finished batch; this is a Sink."""
+        """A finished batch, packed."""
         with self._changed:
             self._put(self._reports, pb.Report(table=table, payload=payload), WAITING)
             self._changed.notify()

@@ -213,7 +213,8 @@ def _reply(request: pb.ModelInferRequest, prediction: Prediction) -> bytes:
     """Serialized in two parts: a message's bytes one after the other are the messages merged (protobuf's encoding
     guide, "Last One Wins"), so that what all replies have in common is serialized once."""
     manifest, prediction_id = prediction.manifest, prediction.prediction_id
-    arrays = datatypes.chosen(prediction.outputs, [output.name for output in request.outputs])
+    wanted, arrays = request.outputs, prediction.outputs
+    arrays = datatypes.chosen(arrays, [output.name for output in wanted]) if wanted else arrays
     form = tuple([(name, array.dtype, array.shape) for name, array in arrays.items()])
     own = pb.ModelInferResponse(id=request.id or prediction_id)
     own.parameters["prediction_id"].string_param = prediction_id

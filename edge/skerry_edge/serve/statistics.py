@@ -13,18 +13,23 @@ STEPS = ("compute_input", "compute_infer", "compute_output")
 
 
 class _Row:
-    """Requests, and the nanoseconds of each of their steps."""
+    """Requests, their examples, and the nanoseconds of each of their steps."""
 
-    __slots__ = ("count", "infer", "input", "output")
+    __slots__ = ("count", "examples", "infer", "input", "output")
 
     def __init__(self) -> None:
-        self.count = self.input = self.infer = self.output = 0
+        self.count = self.examples = self.input = self.infer = self.output = 0
 
-    def add(self, read: int, run: int, write: int) -> None:
+    def add(self, examples: int, read: int, run: int, write: int) -> None:
         self.count += 1
+        self.examples += examples
         self.input += read
         self.infer += run
         self.output += write
+
+    def include(self, other: "_Row") -> None:
+        for name in self.__slots__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def document(self) -> dict[str, Any]:
         spent = (self.input, self.infer, self.output)
@@ -36,17 +41,15 @@ class Statistics:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._last = self._examples = self._failures = self._failing = 0
-        self._total, self._sizes = _Row(), dict[int, _Row]()
+        self._last = self._failures = self._failing = 0
+        self._sizes, self._others = dict[int, _Row](), _Row()
 
     def succeeded(self, examples: int, read: int, run: int, write: int) -> None:
         """An answered request, and the times to read it, to run the model, and to write the reply."""
         with self._lock:
             self._last = time.time_ns()
-            self._examples += examples
-            self._total.add(read, run, write)
-            if row := self._sizes.get(examples) or self._new_row(examples):
-                row.add(read, run, write)
+            row = self._sizes.get(examples) or self._new_row(examples)
+            row.add(examples, read, run, write)
 
     def failed(self, spent: int) -> None:
         """A request that got an error."""
@@ -58,7 +61,7 @@ class Statistics:
     def document(self) -> dict[str, Any]:
         """The counts as $model_stat, without name and version."""
         with self._lock:
-            total = self._total
+            total = self._total()
             sums = {
                 "success": _duration(total.count, total.input + total.infer + total.output),
                 "fail": _duration(self._failures, self._failing),
@@ -66,14 +69,20 @@ class Statistics:
             others = {"queue": _duration(total.count, 0), "cache_hit": _duration(0, 0), "cache_miss": _duration(0, 0)}
             return {
                 "last_inference": self._last // 1_000_000,
-                "inference_count": self._examples,
+                "inference_count": total.examples,
                 "execution_count": total.count,
                 "inference_stats": sums | total.document() | others,
                 "batch_stats": [{"batch_size": size} | row.document() for size, row in sorted(self._sizes.items())],
             }
 
-    def _new_row(self, examples: int) -> _Row | None:
-        return self._sizes.setdefault(examples, _Row()) if len(self._sizes) < SIZES else None
+    def _total(self) -> _Row:
+        total = _Row()
+        for row in (*self._sizes.values(), self._others):
+            total.include(row)
+        return total
+
+    def _new_row(self, examples: int) -> _Row:
+        return self._sizes.setdefault(examples, _Row()) if len(self._sizes) < SIZES else self._others
 
 
 def _duration(count: int, ns: int) -> dict[str, int]:

@@ -1,6 +1,8 @@
 """Tensors of gRPC messages ↔ numpy: raw little-endian bytes, or typed lists of values."""
 
 from collections.abc import Iterable
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,6 +26,16 @@ CONTENTS: dict[str, str] = {
     "FP32": "fp32_contents",
     "FP64": "fp64_contents",
 }  # datatype: the field of InferTensorContents that holds its values; FP16 travels raw only
+HEADS, HEAD = 64, 1 << 10  # heads of tensors that are recognised, and bytes of one, at most
+
+
+class Layout(NamedTuple):
+    """What a tensor's head says of its raw contents."""
+
+    name: str
+    dtype: "np.dtype[np.generic]"
+    shape: tuple[int, ...]
+    size: int  # bytes
 
 
 def inputs_of(request: pb.ModelInferRequest) -> dict[str, Array]:
@@ -33,10 +45,10 @@ def inputs_of(request: pb.ModelInferRequest) -> dict[str, Array]:
         raise InputError(f"raw_input_contents: {len(raw)} entries for {len(request.inputs)} inputs")
     inputs: dict[str, Array] = {}
     for i, tensor in enumerate(request.inputs):
-        name = tensor.name
+        name, array = _from_raw(tensor, raw[i]) if raw else (tensor.name, _from_contents(tensor))
         if name in inputs:
             raise InputError(f"input {name!r}: given twice")
-        inputs[name] = _from_raw(tensor, raw[i]) if raw else _from_contents(tensor)
+        inputs[name] = array
     return inputs
 
 
@@ -58,10 +70,23 @@ def travels_raw(form: Form) -> bool:
     return any(dtype == np.float16 for _, dtype, _ in form)
 
 
-def _from_raw(tensor: pb.ModelInferRequest.InferInputTensor, raw: bytes) -> Array:
+def _from_raw(tensor: pb.ModelInferRequest.InferInputTensor, raw: bytes) -> tuple[str, Array]:
+    """Its head is the same in one request after the other, and reading it is most of the work: done once."""
+    head = tensor.SerializeToString()
+    name, dtype, shape, size = _layout(head) if len(head) <= HEAD else _layout.__wrapped__(head)
+    if len(raw) != size:
+        raise InputError(f"input {name!r}: {tensor.datatype} {list(shape)} needs {size} bytes, got {len(raw)}")
+    return name, np.frombuffer(raw, dtype).reshape(shape)
+
+
+@lru_cache(HEADS)
+def _layout(head: bytes) -> Layout:
+    tensor = pb.ModelInferRequest.InferInputTensor.FromString(head)
+    name, shape = tensor.name, tuple(tensor.shape)
     if tensor.HasField("contents"):
-        raise InputError(f"input {tensor.name!r}: has contents beside raw_input_contents")
-    return datatypes.from_raw(tensor.name, tensor.datatype, tuple(tensor.shape), raw)
+        raise InputError(f"input {name!r}: has contents beside raw_input_contents")
+    dtype = datatypes.dtype_of(name, tensor.datatype)
+    return Layout(name, dtype, shape, datatypes.elements(name, shape) * dtype.itemsize)
 
 
 def _from_contents(tensor: pb.ModelInferRequest.InferInputTensor) -> Array:
