@@ -8,7 +8,6 @@ uplink ── assignments ──▶ workloads ── proven models ──▶ eng
 import asyncio
 import logging
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -27,7 +26,7 @@ from skerry_edge.infer.engines import Engines, device_class
 from skerry_edge.infer.models import Loader
 from skerry_edge.machine import budget_mb, settings_of, thermal_of, this_machine, versions
 from skerry_edge.notify import READY, STOPPING, WATCHDOG, Notifier
-from skerry_edge.observe.arrow import encode
+from skerry_edge.observe.arrow import Rows, pack, unpack
 from skerry_edge.observe.events import EventLog
 from skerry_edge.observe.homeward import Homeward
 from skerry_edge.observe.load import LoadLog
@@ -68,7 +67,6 @@ from skerry_shared.signing import load_public
 
 log = logging.getLogger(__name__)
 
-SWITCH_S = 0.0005  # after which a thread that computes lets a request go on; Python's own 5 ms are many answers long
 RENEW_S = 3600.0  # between looks at the certificate, which has a third of its life left when one finds it old
 TICK_S = 1.0  # how late a window or a sample may be
 GRACE_S = 2.0  # that requests in flight get at the end
@@ -277,14 +275,26 @@ class Agent:
         self._engine.serve_from(self._allowed.priority)
         self._tell(f"strain {before.name.lower()}", f"strain {after.name.lower()}", why)
 
-    def _sink(self, table: str, payload: bytes) -> None:
-        """Pass a batch on: of samples what may be kept goes homeward, but all of them to updates being proven."""
-        if table != "samples":
-            return self._outbox.put(table, payload)
+    def _sink(self, table: str, rows: Rows) -> None:
+        """Pass on what was recorded here."""
+        if table == "samples":
+            self._pass_samples(rows)
+        else:
+            self._outbox.put(table, pack(table, rows))
+
+    def _hear(self, table: str, payload: bytes) -> None:
+        """Pass on what an application recorded."""
+        if table == "samples":
+            self._pass_samples(unpack(table, payload))
+        else:
+            self._outbox.put(table, payload)
+
+    def _pass_samples(self, rows: Rows) -> None:
+        """What may be kept goes homeward, but all of them to updates that are being proven."""
         for manifest in self._wanting_samples():
-            for prediction_id, inputs, scores in read_samples(manifest, payload):
+            for prediction_id, inputs, scores in read_samples(manifest, rows):
                 self._workloads.sample(manifest.workload, manifest.release, prediction_id, inputs, scores)
-        return self._homeward.send(self._redactor.samples(payload))
+        self._homeward.send(self._redactor.samples(rows))
 
     def _wanting_samples(self) -> list[Manifest]:
         names = self._workloads.proving() | (self._workloads.shadowing() if self._allowed.shadow else set())
@@ -300,7 +310,7 @@ class Agent:
     def _serve(self) -> "_Servers":
         folders, config = self._folders, self._config
         catalog = Catalog(self._engine, self._learn)
-        inference, reports = oip.handlers(catalog), local.handlers(self._sink, self._learn)
+        inference, reports = oip.handlers(catalog), local.handlers(self._hear, self._learn)
         place = listen.Place(config.listen.address, _identity(folders) if config.listen.mtls else None)
         unix, _ = listen.start_grpc(f"unix:{folders.socket}", None, inference, reports)
         tcp, port = listen.grpc_server(place, config.grpc_port, inference)
@@ -320,7 +330,7 @@ class Agent:
 
     def _put(self, table: str, rows: Sequence[Row]) -> None:
         columns = {name: [row[name] for row in rows] for name in telemetry.TABLES[table]}
-        self._outbox.put(table, telemetry.pack(encode(table, columns)))
+        self._outbox.put(table, pack(table, columns))
 
     def _report(self, change: Transition) -> None:
         name = f"update {change.workload} {change.release}" if change.workload else "an assignment"
@@ -345,7 +355,6 @@ async def run(folder: Path) -> None:
     folders = Folders(folder)
     config = load(folders)
     memory.share_heap()
-    sys.setswitchinterval(SWITCH_S)
     folders.run.mkdir(mode=0o700, exist_ok=True)
     with locked(folders.lock, "an agent"):
         for port in (folders.port, folders.http_port):  # of an agent that was killed

@@ -19,8 +19,10 @@ from skerry_edge.infer.engine import Active, Engine, Prediction
 from skerry_edge.infer.engines import Engines
 from skerry_edge.infer.models import Loader
 from skerry_edge.machine import settings_of, thermal_of
+from skerry_edge.observe.arrow import Rows, pack
 from skerry_edge.observe.load import LoadLog
 from skerry_edge.observe.recorder import Recorder
+from skerry_edge.observe.sampling import looked_at
 from skerry_edge.observe.service import ServiceLog
 from skerry_edge.observe.span import Span
 from skerry_edge.protect.guard import Guard, Guarded
@@ -142,12 +144,16 @@ class Client:
         if (manifest.workload, manifest.release) != (active.workload, active.release):
             raise StateError("the agent switched while its model was being loaded; try again")
         model = Loader(Engines(folder.engines), settings_of(self._config)).known(unpacked)
-        sink, config = self._reporter.submit, self._config
-        recorder = Recorder(manifest, sink, Span(config.window_s), config.sample_rate)
+        config = self._config
+        drawn = looked_at(config.sample_mb_day * 1e6)
+        recorder = Recorder(manifest, self._report, Span(config.window_s), config.sample_rate, drawn)
         guard = Guard(len(manifest.labels), config.protect)
         self._service.watch(manifest.workload, manifest.release, guard)
         self._engine.swap(Active(manifest, Guarded(model, guard), recorder.observe))
         return recorder
+
+    def _report(self, table: str, rows: Rows) -> None:
+        self._reporter.submit(table, pack(table, rows, thorough=table != "samples"))  # of these the agent sends few
 
 
 class AsyncClient:

@@ -145,9 +145,9 @@ SMALL = 64 << 10  # bytes of a stream that is worth the thorough level: some ms
 THOROUGH, QUICK = 15, 3
 
 
-def pack(stream: bytes) -> bytes:
-    """Compress an Arrow IPC stream for sealing."""
-    level = THOROUGH if len(stream) <= SMALL else QUICK
+def pack(stream: bytes, thorough: bool = True) -> bytes:
+    """Compress an Arrow IPC stream for sealing; ``thorough`` is no use where it is unpacked on this machine again."""
+    level = THOROUGH if thorough and len(stream) <= SMALL else QUICK
     wanted = zstd.CompressionParameter
     options: dict[int, int] = {wanted.compression_level: level, wanted.checksum_flag: 1, wanted.dict_id_flag: 0}
     return zstd.compress(stream, options=options, zstd_dict=DICTIONARY)

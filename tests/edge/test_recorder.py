@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skerry_edge.observe.arrow import decode
+from skerry_edge.observe.arrow import Rows, pack, unpack
 from skerry_edge.observe.recorder import FEW, SAMPLES, Recorder, label_rows, read_samples
 from skerry_edge.observe.span import Span
 from skerry_shared import sketch, telemetry, windows
@@ -31,19 +31,19 @@ def span(seconds: float, now: Callable[[], float] = lambda: 0.0) -> Span:
 
 
 class Sunk:
-    """What a recorder passed on, decoded."""
+    """What a recorder passed on."""
 
     def __init__(self) -> None:
-        self.batches: list[tuple[str, bytes]] = []
+        self.batches: list[tuple[str, Rows]] = []
 
-    def __call__(self, table: str, payload: bytes) -> None:
-        self.batches.append((table, payload))
+    def __call__(self, table: str, rows: Rows) -> None:
+        self.batches.append((table, unpack(table, pack(table, rows))))  # they must fit the table
 
     def rows(self, table: str) -> dict[str, list[Any]]:
         columns: dict[str, list[Any]] = {column: [] for column in telemetry.TABLES[table]}
-        for name, payload in self.batches:
+        for name, rows in self.batches:
             if name == table:
-                for column, values in decode(table, telemetry.unpack(payload)).items():
+                for column, values in rows.items():
                     columns[column] += values
         return columns
 
@@ -115,7 +115,7 @@ def test_threads_lose_nothing() -> None:
 
 def test_a_sample_is_the_input_the_scores_and_how_likely_it_was() -> None:
     sunk, draws = Sunk(), iter([0.3, 0.1, 0.25])
-    recorder = Recorder(MANIFEST, sunk, span(60, lambda: 7.0), 0.25, draws.__next__)
+    recorder = Recorder(MANIFEST, sunk, span(60, lambda: 7.0), 0.25, draw=draws.__next__)
     inputs, outputs = batch(3, 1)
     recorder.observe(["p0", "p1", "p2"], inputs, outputs)
     recorder.close()
@@ -132,12 +132,12 @@ def test_samples_come_back_as_the_tensors_that_went_in() -> None:
     inputs, outputs = batch(2, 1)
     recorder.observe(ids(2), inputs, outputs)
     recorder.close()
-    (payload,) = [payload for table, payload in sunk.batches if table == "samples"]
-    for i, (_, tensors, scores) in enumerate(read_samples(MANIFEST, payload)):
+    (rows,) = [rows for table, rows in sunk.batches if table == "samples"]
+    for i, (_, tensors, scores) in enumerate(read_samples(MANIFEST, rows)):
         np.testing.assert_array_equal(tensors["image"], inputs["image"][i : i + 1])
         np.testing.assert_array_equal(scores, outputs["scores"][i])
     with pytest.raises(InputError):
-        list(read_samples(MANIFEST, b"no batch"))
+        list(read_samples(MANIFEST, rows | {"input": [b"no input"] * len(rows["input"])}))
 
 
 def test_observing_does_not_call_the_sink_until_samples_pile_up() -> None:
@@ -176,7 +176,7 @@ def test_what_comes_after_close_is_passed_on_at_once() -> None:
 
 
 def test_labels() -> None:
-    assert decode("labels", telemetry.unpack(label_rows(5.0, [("p1", "boot")]))) == {
+    assert unpack("labels", label_rows(5.0, [("p1", "boot")])) == {
         "time": [5.0], "prediction_id": ["p1"], "label": ["boot"],
     }  # fmt: skip
 

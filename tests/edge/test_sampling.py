@@ -1,5 +1,6 @@
 """Samples in strata within a budget: what goes home, with which probability, and what can be told from it."""
 
+import math
 from collections import Counter
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skerry_edge.observe.arrow import decode, encode
+from skerry_edge.observe.arrow import Rows, pack, unpack
 from skerry_edge.observe.homeward import Homeward
 from skerry_edge.observe.recorder import Recorder, read_samples
 from skerry_edge.observe.sampling import DAY_S, FACTORS, Budget, Strata
@@ -91,20 +92,22 @@ def test_the_budget_is_used_and_nothing_that_was_drawn_is_refused(size: int, per
 class Home:
     """A model that answers much, some of it uncertain or rare, and what of it comes home."""
 
-    def __init__(self, day_bytes: float, rate: float, reduced: bool = False, seed: int = 0) -> None:
+    def __init__(
+        self, day_bytes: float, rate: float, reduced: bool = False, seed: int = 0, drawn_bytes_s: float = math.inf
+    ) -> None:
         self.now, self.put, self.lost = 0.0, list[bytes](), list[str]()
-        self.drawn, self.rng = list[bytes](), np.random.default_rng(seed)
+        self.drawn, self.rng = list[Rows](), np.random.default_rng(seed)
         clock = lambda: self.now  # noqa: E731
         self.homeward = Homeward(
             day_bytes, reduced, lambda _, payload: self.put.append(payload),
             lambda _, why: self.lost.append(why), clock, self.rng.random,
         )  # fmt: skip
-        self.recorder = Recorder(MANIFEST, self._sink, Span(60, clock, clock), rate, self.rng.random)
+        self.recorder = Recorder(MANIFEST, self._sink, Span(60, clock, clock), rate, drawn_bytes_s, self.rng.random)
 
-    def _sink(self, table: str, payload: bytes) -> None:
+    def _sink(self, table: str, rows: Rows) -> None:
         if table == "samples":
-            self.drawn.append(payload)
-            self.homeward.send(payload)
+            self.drawn.append(rows)
+            self.homeward.send(rows)
 
     def answer(self, seconds: int, each: int) -> np.ndarray[Any, Any]:
         """The scores of ``each`` answers in each second."""
@@ -124,7 +127,7 @@ class Home:
     def rows(self) -> dict[str, Any]:
         columns: dict[str, Any] = {name: [] for name in telemetry.TABLES["samples"]}
         for payload in self.put:
-            for name, values in decode("samples", telemetry.unpack(payload)).items():
+            for name, values in unpack("samples", payload).items():
                 columns[name] += values
         return columns
 
@@ -135,7 +138,9 @@ def test_rates_over_all_answers_are_estimated_without_bias_though_the_budget_bin
         home = Home(5e5, 0.2, seed=seed)
         answers = home.answer(240, 40)
         rows = home.rows()
-        assert not home.lost and sum(map(len, home.put)) < 0.8 * sum(map(len, home.drawn)), "the budget must bind"
+        assert not home.lost and len(rows["time"]) < 0.8 * sum(len(drawn["time"]) for drawn in home.drawn), (
+            "the budget must bind"
+        )
         sampled = np.stack([np.frombuffer(raw, np.float32) for raw in rows["scores"]])
         weights, told = 1 / np.array(rows["probability"]), np.array(rows["stratum"]) == "audit"
         truth = np.array([1.0, (answers.argmax(axis=1) == 2).mean(), answers.max(axis=1).mean()])
@@ -165,10 +170,21 @@ def test_each_answer_is_drawn_with_the_probability_that_its_row_says() -> None:
         assert abs(len(mine) - expected) < 5 * np.sqrt(expected)
 
 
+def test_fewer_are_drawn_of_answers_that_come_fast_and_each_says_how_likely_it_was() -> None:
+    errors, most = [], 20 * 80  # bytes a second: 20 samples of 20 readings
+    for seed in range(12):
+        home = Home(1e12, 0.5, seed=seed, drawn_bytes_s=most)
+        home.answer(30, 400)
+        rows = home.rows()
+        assert np.unique(rows["audit"]) == pytest.approx([0.05, 0.5])  # of the first second it is not known yet
+        errors.append((1 / np.array(rows["probability"])).sum() / (30 * 400) - 1)
+    assert abs(np.mean(errors)) < 4 * np.std(errors) / np.sqrt(len(errors))
+
+
 def test_proof_sees_a_random_sample_exact_whatever_the_budget() -> None:
     home = Home(1e4, 0.3, reduced=True)
     home.answer(30, 20)
-    seen = [found for payload in home.drawn for found in read_samples(MANIFEST, payload)]
+    seen = [found for drawn in home.drawn for found in read_samples(MANIFEST, drawn)]
     assert abs(len(seen) - 180) < 5 * np.sqrt(180)
     assert seen[0][1]["readings"].dtype == np.float32
     assert len(home.rows()["input"]) < 100
@@ -181,24 +197,24 @@ def test_samples_within_the_budget_go_as_they_are_and_others_say_how_likely_they
         "input": [bytes(range(200))] * 50, "encoding": ["uint8"] * 50, "scores": [b""] * 50,
         "stratum": ["uncertain"] * 50, "probability": [0.4] * 50, "audit": [0.1] * 50,
     }  # fmt: skip
-    payload = telemetry.pack(encode("samples", rows))
+    payload = pack("samples", rows)
     rich = Homeward(1e9, False, lambda _, payload: put.append(payload), lambda *why: lost.extend(why), lambda: 0.0)
-    rich.send(payload)
+    rich.send(rows)
     assert put == [payload]
     draws = iter([0.001, *[0.999] * 49])
     poor = Homeward(
         8.0 * len(payload), False, lambda _, payload: put.append(payload), lambda *why: lost.extend(why), lambda: 0.0,
         lambda: next(draws, 0.0),
     )  # fmt: skip
-    poor.send(payload)
+    poor.send(rows)
     assert len(put) == 2, "the first one is within what may go at once"
-    poor.send(payload)
-    kept = decode("samples", telemetry.unpack(put[2]))
+    poor.send(rows)
+    kept = unpack("samples", put[2])
     assert kept["prediction_id"] == ["0"] and 0 < kept["probability"][0] < 0.4
     assert kept["audit"][0] == pytest.approx(kept["probability"][0] / 4)
     for _ in range(3):
-        poor.send(payload)
+        poor.send(rows)
     assert lost[0] == "samples" and "sample_mb_day" in lost[1]
     mixed = rows | {"workload": ["v", *["w"] * 49]}
     with pytest.raises(InputError, match="workload: a batch is about one, not about 2"):
-        poor.send(telemetry.pack(encode("samples", mixed)))
+        poor.send(mixed)

@@ -1,4 +1,4 @@
-"""Tables of ``telemetry.TABLES`` as Arrow IPC streams, by nanoarrow (5 MB of memory; pyarrow takes 49).
+"""Tables of ``telemetry.TABLES`` as Arrow IPC streams, by nanoarrow (5 MB of memory; pyarrow takes 49), and packed.
 
 >>> stream = encode("labels", {"time": [1.0], "prediction_id": ["p1"], "label": ["boot"]})
 >>> decode("labels", stream)
@@ -13,10 +13,22 @@ import nanoarrow as na
 import numpy as np
 from nanoarrow.ipc import StreamWriter
 
+from skerry_shared import telemetry
 from skerry_shared.errors import InputError
 from skerry_shared.telemetry import TABLES, ColumnType
 
 Column = Sequence[Any]
+Rows = dict[str, list[Any]]
+
+
+def pack(table: str, columns: Mapping[str, Column], thorough: bool = True) -> bytes:
+    """One batch of rows as it travels; see ``telemetry.pack``. Raises as ``encode`` does."""
+    return telemetry.pack(encode(table, columns), thorough)
+
+
+def unpack(table: str, payload: bytes) -> Rows:
+    """Undo ``pack``. Raises InputError."""
+    return decode(table, telemetry.unpack(payload))
 
 
 def encode(table: str, columns: Mapping[str, Column]) -> bytes:
@@ -34,7 +46,7 @@ def encode(table: str, columns: Mapping[str, Column]) -> bytes:
     return out.getvalue()
 
 
-def decode(table: str, stream: bytes) -> dict[str, list[Any]]:
+def decode(table: str, stream: bytes) -> Rows:
     """Undo ``encode``. Raises InputError unless ``stream`` holds this table, with its columns in order and no nulls."""
     types = _columns_of(table)
     try:

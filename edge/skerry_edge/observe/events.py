@@ -7,8 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from skerry_edge.observe.arrow import encode
-from skerry_shared import telemetry
+from skerry_edge.observe.arrow import pack
 from skerry_shared.files import write_durably
 
 log = logging.getLogger(__name__)
@@ -29,7 +28,7 @@ class EventLog:
         """Keep the event and pass it on. Its keys are the columns of table "events"."""
         with self._lock:
             self._keep([*last(self._path), event][-KEPT:])
-        self._sink("events", telemetry.pack(encode("events", {key: [value] for key, value in event.items()})))
+        self._sink("events", pack("events", {key: [value] for key, value in event.items()}))
 
     def _keep(self, events: list[Event]) -> None:
         try:

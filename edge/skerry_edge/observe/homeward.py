@@ -6,15 +6,22 @@ Whoever is on the device to see samples (a new model's proof, a shadow) sees the
 import random
 import threading
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
 
-from skerry_edge.observe.arrow import decode, encode
+from skerry_edge.observe.arrow import Rows, pack
 from skerry_edge.observe.sampling import Budget
-from skerry_shared import telemetry
 from skerry_shared.errors import InputError
 from skerry_shared.inputs import lossy
 
-Rows = dict[str, list[Any]]
+ABOUT = 64  # bytes of a sample's id, time and probability
+
+
+@dataclass
+class Account:
+    """What one workload may send, and what its samples take on the wire, as the last ones did."""
+
+    budget: Budget
+    packed: float  # bytes for each of ``_size``
 
 
 class Homeward:
@@ -31,35 +38,38 @@ class Homeward:
         """
         self._day_bytes, self._reduced, self._put, self._lose = day_bytes, reduced, put, lose
         self._timer, self._draw = timer, draw
-        self._budgets, self._lock = dict[str, Budget](), threading.Lock()
+        self._accounts, self._lock = dict[str, Account](), threading.Lock()
 
-    def send(self, payload: bytes) -> None:
-        """Pass on what the budget allows of a packed batch of samples. Raises InputError if it is none of one model."""
-        rows = decode("samples", telemetry.unpack(payload))
+    def send(self, rows: Rows) -> None:
+        """Pass on what the budget allows of a batch of samples. Raises InputError if it is none of one model."""
         if len(workloads := set(rows["workload"])) != 1:
             raise InputError(f"samples: workload: a batch is about one, not about {len(workloads)}")
-        if self._reduced:
-            payload = _packed(rows := _shortened(rows))
         with self._lock:
-            budget = self._budget(workloads.pop())
-            share = budget.share(len(payload), self._timer())
-            if share < 1:
-                payload = _packed(kept := self._thinned(rows, share))
-                if not kept["workload"]:
-                    return
-            paid = budget.pays(len(payload))
+            account = self._account(workloads.pop(), rows)
+            kept = self._thinned(rows, account.budget.share(_size(rows) * account.packed, self._timer()))
+            if not kept["workload"]:
+                return
+            payload = self._packed(kept)
+            account.packed = len(payload) / _size(kept)
+            paid = account.budget.pays(len(payload))
         if paid:
             self._put("samples", payload)
         else:
             self._lose("samples", f"{len(payload)} bytes are more than is left of sample_mb_day")
 
-    def _budget(self, workload: str) -> Budget:
-        if workload not in self._budgets:
-            self._budgets[workload] = Budget(self._day_bytes, self._timer())
-        return self._budgets[workload]
+    def _account(self, workload: str, first: Rows) -> Account:
+        if workload not in self._accounts:
+            packed = len(self._packed(first)) / _size(first)
+            self._accounts[workload] = Account(Budget(self._day_bytes, self._timer()), packed)
+        return self._accounts[workload]
+
+    def _packed(self, rows: Rows) -> bytes:
+        return pack("samples", _shortened(rows) if self._reduced else rows)
 
     def _thinned(self, rows: Rows, share: float) -> Rows:
         """Each row with the probability ``share``, which it says from now on."""
+        if share == 1:
+            return rows
         kept = [self._draw() < share for _ in rows["workload"]]
         thinned = {
             name: [value for value, stays in zip(column, kept, strict=True) if stays] for name, column in rows.items()
@@ -73,5 +83,6 @@ def _shortened(rows: Rows) -> Rows:
     return rows | {"input": [raw for raw, _ in short], "encoding": [encoding for _, encoding in short]}
 
 
-def _packed(rows: Rows) -> bytes:
-    return telemetry.pack(encode("samples", rows))
+def _size(rows: Rows) -> int:
+    """Bytes of what samples tell, and something for what is told about them."""
+    return sum(len(raw) + len(answer) + ABOUT for raw, answer in zip(rows["input"], rows["scores"], strict=True))

@@ -6,7 +6,7 @@ A window in which nothing had to wait has no row.
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
-from skerry_edge.observe.arrow import encode
+from skerry_edge.observe.arrow import pack
 from skerry_edge.observe.span import Span
 from skerry_shared import telemetry
 
@@ -49,7 +49,7 @@ class LoadLog:
         self._told = counts
         rows = [(*model, start, end, *count) for model, count in sorted(fresh.items()) if any(count)]
         if rows:
-            self._sink("load", telemetry.pack(encode("load", _columns(rows))))
+            self._sink("load", pack("load", _columns(rows)))
 
     def _counts(self) -> dict[Model, tuple[int, ...]]:
         servers: dict[Model, tuple[int, ...]] = {("", 0): (0, 0, 0, 0, self._refused())}

@@ -9,10 +9,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from skerry_edge.observe.arrow import encode
+from skerry_edge.observe.arrow import pack
 from skerry_edge.observe.outbox import Loss
 from skerry_edge.observe.span import Span
-from skerry_shared import telemetry
 from skerry_shared.files import write_durably
 
 log = logging.getLogger(__name__)
@@ -42,7 +41,7 @@ class LossLog:
         if rows := [(*loss, count) for loss, count in sorted(self._told.items()) if count > told[loss]]:
             kinds, reasons, batches = zip(*rows, strict=True)
             columns = {"time": [end] * len(rows), "class": kinds, "reason": reasons, "batches": batches}
-            self._sink("losses", telemetry.pack(encode("losses", columns)))
+            self._sink("losses", pack("losses", columns))
 
     def _keep(self) -> None:
         total = self._total()

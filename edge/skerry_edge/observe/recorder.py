@@ -4,21 +4,23 @@ Every answer is counted: the values of its channels (see ``skerry_shared.sketch`
 baseline, and a window of time gives one row. Some answers are sampled, each with a known probability (see
 ``sampling``).
 
-On the hot path an answer costs a lock and an append: the arithmetic is done for many answers at once, and ``tick``
-encodes and calls the sink, which may wait for a disk. Only where samples outrun ``tick`` does their own thread pay.
+On the hot path an answer costs two small copies and an append, and a sample a lock: the arithmetic is done for many
+answers at once, and ``tick`` calls the sink, which may wait for a disk. Only where samples outrun ``tick`` does their
+own thread pay.
 What is observed after ``close`` (a request was in flight) is passed on at once.
 """
 
 import math
 import random
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from skerry_edge.observe.arrow import decode, encode
+from skerry_edge.observe.arrow import Rows, pack
 from skerry_edge.observe.sampling import FACTORS, MOST, Strata
 from skerry_edge.observe.span import Span
 from skerry_shared import sketch, telemetry, windows
@@ -26,8 +28,7 @@ from skerry_shared.inputs import decoded
 from skerry_shared.ports.runtime import Tensors
 from skerry_shared.release import Manifest
 
-Sink = Callable[[str, bytes], None]  # (table, packed rows); thread-safe, quick
-Rows = dict[str, list[Any]]
+Sink = Callable[[str, Rows], None]  # (table, rows, which are the sink's from now on); thread-safe, quick
 Sample = tuple[float, str, bytes, str, bytes, str, float, float]  # time and what follows of table "samples"
 
 FOLD = 1024  # examples counted at a time: 35-88 ns a value in batches, several µs one by one; rare enough for a p99
@@ -38,21 +39,45 @@ FULL = 8  # batches of samples that may wait for tick
 LEAST_S, MOST_S, SHARE = 5.0, 60.0, 0.1  # that a sample may wait; see patience
 
 
+class Pace:
+    """Tells the rate at which answers may be sampled. One thread at a time."""
+
+    def __init__(self, bytes_s: float, timer: Callable[[], float]) -> None:
+        self.size = 0  # bytes of a sample, as the last one had
+        self._bytes_s, self._timer = bytes_s, timer
+        self._at, self._answers = timer(), 0
+
+    def rate(self, answers: int) -> float:
+        """Of answers that come as they came since the last call; ``answers`` are those so far."""
+        now = self._timer()
+        passed, offered = now - self._at, (answers - self._answers) * self.size
+        self._at, self._answers = now, answers
+        return self._bytes_s * passed / offered if offered and passed else math.inf
+
+
 class Recorder:
     """Watches one model. Thread-safe."""
 
     def __init__(
-        self, manifest: Manifest, sink: Sink, span: Span, sample_rate: float, draw: Callable[[], float] = random.random
-    ) -> None:
-        """``span`` gives the windows, ``draw`` uniform numbers in [0, 1); ``sample_rate`` is that of ``sample_at``."""
+        self, manifest: Manifest, sink: Sink, span: Span, sample_rate: float, drawn_bytes_s: float = math.inf,
+        draw: Callable[[], float] = random.random,
+    ) -> None:  # fmt: skip
+        """``span`` gives the windows, ``draw`` uniform numbers in [0, 1); ``sample_rate`` is that of ``sample_at``.
+
+        ``drawn_bytes_s``: where answers come so fast that the rate would draw more of them, it is lower, from the next
+        ``tick`` on. Every sample tells the rate that it was drawn with.
+        """
         self._manifest, self._sink = manifest, sink
         self._span, self._hold = span, Span(LEAST_S, span.clock, span.timer)
         self._born = span.timer()
-        self._rate, self._draw = sample_rate, draw
+        self._wanted = self._rate = sample_rate
+        self._draw, self._pace = draw, Pace(drawn_bytes_s, span.timer)
         self._strata = Strata(manifest.baseline, len(manifest.labels))
         self._lock, self._closed = threading.Lock(), False
-        self._seen: list[NDArray[Any]] = []  # scores and monitors of the last answers, for FOLD examples
-        self._waiting = 0  # examples of them that are not counted yet
+        self._like: tuple[NDArray[Any], ...] = ()  # scores and monitors of no example
+        self._seen = deque[tuple[bytes, bytes]]()  # scores and monitors that are not counted yet
+        self._counted = 0  # examples since the model serves
+        self._waiting = 0  # examples of them, about: a thread may forget what another adds at the same moment
         self._counts = self._zero()
         self._last = [math.nan] * len(manifest.baseline)  # value of each channel
         self._samples: list[Sample] = []
@@ -61,22 +86,29 @@ class Recorder:
 
     def observe(self, ids: Sequence[str], inputs: Tensors, outputs: Tensors) -> None:
         """Take in a batch of answers; all arrays are examples first."""
-        now = self._span.clock()
-        with self._lock:
-            scores = outputs["scores"]
-            self._note(scores, outputs.get("monitors", scores[:, :0]))  # a workload may monitor nothing
-            self._sample(now, ids, inputs, outputs["scores"])
-            ready = self._due() if self._closed or len(self._full) >= FULL else []
-        self._emit(ready)
+        scores, monitors = outputs["scores"], outputs.get("monitors")
+        monitors = scores[:, :0] if monitors is None else monitors  # a workload may monitor nothing
+        self._like = self._like or (scores[:0], monitors[:0])
+        self._seen.append((scores.tobytes(), monitors.tobytes()))  # the arrays are the application's to change
+        self._waiting += len(ids)
+        rate = self._rate
+        for i in range(len(ids)):
+            if (drawn := self._draw()) < rate * MOST:
+                self._sample(drawn, rate, ids[i], inputs, scores, i)
+        if self._waiting >= FOLD or self._closed:
+            self._attend()
 
     def sample_at(self, rate: float) -> None:
         """Sample this share of all answers from now on, 0 to 1, and more of those that ``sampling`` prefers."""
         with self._lock:
-            self._rate = rate
+            self._wanted = self._rate = rate
 
     def tick(self) -> None:
         """Pass on what is due. Call it about once a second, in a thread that may wait for the sink."""
         with self._lock:
+            if self._waiting >= FOLD / 2:  # or requests would have to before the next call
+                self._fold()
+            self._rate = min(self._wanted, self._pace.rate(self._counted + self._waiting))
             ready = self._due()
         self._emit(ready)
 
@@ -100,7 +132,7 @@ class Recorder:
     def _emit(self, ready: list[tuple[str, Rows]]) -> None:
         for table, rows in ready:
             if any(rows.values()):
-                self._sink(table, telemetry.pack(encode(table, rows)))
+                self._sink(table, rows)
 
     def _take_window(self) -> Rows:
         self._fold()
@@ -110,23 +142,23 @@ class Recorder:
             _append(rows, (self._manifest.workload, self._manifest.release, start, end, windows.pack(counts)))
         return rows
 
-    def _note(self, *answer: NDArray[Any]) -> None:
-        """Copy what is to be counted: it is the application's to change."""
-        examples = len(answer[0])
-        if self._waiting + examples > FOLD:
+    def _attend(self) -> None:
+        with self._lock:
             self._fold()
-        if examples > FOLD:
-            self._count(*answer)
-            return
-        self._seen = self._seen or [np.empty((FOLD, *array.shape[1:]), array.dtype) for array in answer]
-        for seen, array in zip(self._seen, answer, strict=True):
-            seen[self._waiting : self._waiting + examples] = array
-        self._waiting += examples
+            ready = self._due() if self._closed else []
+        self._emit(ready)
 
     def _fold(self) -> None:
-        if self._waiting:
-            self._count(*(seen[: self._waiting] for seen in self._seen))
-            self._waiting = 0
+        """Count what was seen so far. Holds the lock."""
+        self._waiting = 0
+        if seen := [self._seen.popleft() for _ in range(len(self._seen))]:
+            scores, monitors = (b"".join(parts) for parts in zip(*seen, strict=True))
+            like, monitored = self._like
+            examples = len(scores) // (like.itemsize * like.shape[1])
+            self._count(
+                np.ndarray((examples, like.shape[1]), like.dtype, scores),
+                np.ndarray((examples, monitored.shape[1]), monitored.dtype, monitors),
+            )
 
     def _count(self, scores: NDArray[Any], monitors: NDArray[Any]) -> None:
         values = sketch.channel_values(scores, monitors)
@@ -136,28 +168,30 @@ class Recorder:
             if channel.name == sketch.CLASS:
                 self._strata.saw(fresh)
         self._last = values[-1].tolist()
+        self._counted += len(values)
 
-    def _sample(self, now: float, ids: Sequence[str], inputs: Tensors, scores: NDArray[Any]) -> None:
-        most = self._rate * MOST
-        for i, name in enumerate(ids):
-            if (drawn := self._draw()) < most:
-                stratum = self._strata.of(scores[i])
-                if drawn < (probability := self._rate * FACTORS[stratum]):
-                    (tensor,) = inputs.values()
-                    why = telemetry.AUDIT if drawn < self._rate else stratum
-                    self._take_sample(now, name, tensor[i], scores[i], why, min(1.0, probability))
-
-    def _take_sample(
-        self, now: float, name: str, example: NDArray[Any], scores: NDArray[Any], stratum: str, probability: float
-    ) -> None:
-        if example.nbytes > LARGEST:
+    def _sample(self, drawn: float, rate: float, name: str, inputs: Tensors, scores: NDArray[Any], i: int) -> None:
+        """Example ``i`` is a sample if its stratum is drawn so often."""
+        stratum = self._strata.of(scores[i])
+        if drawn >= (probability := rate * FACTORS[stratum]):
             return
-        raw, answer = example.tobytes(), scores.astype(np.float32).tobytes()
-        self._samples.append((now, name, raw, example.dtype.name, answer, stratum, probability, self._rate))
-        self._sample_bytes += example.nbytes
-        enough = FEW if self._hold.seconds <= LEAST_S else SAMPLES
-        if len(self._samples) >= enough or self._sample_bytes >= SAMPLE_BYTES:
-            self._finish_samples()
+        (tensor,), (spec,) = inputs.values(), self._manifest.inputs
+        example, why = tensor[i], telemetry.AUDIT if drawn < rate else stratum
+        if example.nbytes <= LARGEST:
+            raw, answer = example.tobytes(), np.asarray(scores[i], np.float32).tobytes()
+            sample = (self._span.clock(), name, raw, spec.dtype, answer, why, min(1.0, probability), rate)
+            self._take_sample(sample, len(raw))
+
+    def _take_sample(self, sample: Sample, size: int) -> None:
+        with self._lock:
+            self._samples.append(sample)
+            self._sample_bytes += size
+            self._pace.size = size
+            enough = FEW if self._hold.seconds <= LEAST_S else SAMPLES
+            if len(self._samples) >= enough or self._sample_bytes >= SAMPLE_BYTES:
+                self._finish_samples()
+            ready = self._due() if len(self._full) >= FULL else []
+        self._emit(ready)
 
     def _finish_samples(self) -> None:
         self._full.append(self._samples)
@@ -181,10 +215,9 @@ def patience(served_s: float) -> float:
     return min(max(served_s * SHARE, LEAST_S), MOST_S)
 
 
-def read_samples(manifest: Manifest, payload: bytes) -> Iterator[tuple[str, Tensors, NDArray[np.float32]]]:
-    """Prediction id, input (a batch of one) and scores of each sample of this model in a batch that was drawn from all
-    answers alike. Raises InputError."""
-    rows = decode("samples", telemetry.unpack(payload))
+def read_samples(manifest: Manifest, rows: Rows) -> Iterator[tuple[str, Tensors, NDArray[np.float32]]]:
+    """Prediction id, input (a batch of one) and scores of each sample of this model among rows of table "samples" that
+    was drawn from all answers alike. Raises InputError."""
     (spec,), wanted = manifest.inputs, (manifest.workload, manifest.release, telemetry.AUDIT)
     columns = (
         rows[name] for name in ("workload", "release", "stratum", "prediction_id", "input", "encoding", "scores")
@@ -198,7 +231,7 @@ def read_samples(manifest: Manifest, payload: bytes) -> Iterator[tuple[str, Tens
 def label_rows(time: float, pairs: Sequence[tuple[str, str]]) -> bytes:
     """The packed batch of table "labels" with the late truth of earlier predictions: (prediction id, label) each."""
     names, labels = zip(*pairs, strict=True)
-    return telemetry.pack(encode("labels", {"time": [time] * len(pairs), "prediction_id": names, "label": labels}))
+    return pack("labels", {"time": [time] * len(pairs), "prediction_id": names, "label": labels})
 
 
 def _empty(table: str) -> Rows:

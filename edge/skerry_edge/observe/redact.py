@@ -12,14 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skerry_edge.observe.arrow import decode, encode
-from skerry_shared import privacy, telemetry
+from skerry_edge.observe.arrow import Rows
+from skerry_shared import privacy
 from skerry_shared.errors import ConfigError, InputError
 from skerry_shared.files import write_durably
 from skerry_shared.privacy import KEY_BYTES
 from skerry_shared.release import Manifest, TensorSpec
-
-Rows = dict[str, list[Any]]
 
 OUR_ID = re.compile(r"[0-9a-f]{24}(\.[0-9]+)?")  # a prediction id as the engine gives it, which tells nothing
 
@@ -52,19 +50,20 @@ class Redactor:
         """Samples of this release may come from now on."""
         self._known[manifest.workload, manifest.release] = manifest
 
-    def samples(self, payload: bytes) -> bytes:
-        """A packed batch of samples as it may be kept.
+    def samples(self, rows: Rows) -> Rows:
+        """Rows of table "samples" as they may be kept.
 
-        Raises InputError if it is none, or of a release that is not known here: then nothing says what may be kept.
+        Raises InputError if an input is not the model's, or a release not known here: nothing says what may be kept.
         """
-        rows = decode("samples", telemetry.unpack(payload))
         models = list(zip(rows["workload"], rows["release"], strict=True))
         policies = {
             model: manifest for model in set(models) if privacy.acts((manifest := self._manifest(*model)).fields)
         }
+        if policies:
+            rows = rows | {name: list(rows[name]) for name in ("input", "prediction_id")}
         for model, manifest in policies.items():
             self._redact(rows, [place for place, found in enumerate(models) if found == model], manifest)
-        return telemetry.pack(encode("samples", rows)) if policies else payload
+        return rows
 
     def truths(self, truths: Sequence[tuple[str, str]]) -> Sequence[tuple[str, str]]:
         """Late labels as they may be kept: (prediction id, label) each.

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from skerry_edge.observe.arrow import encode
+from skerry_edge.observe.arrow import pack
 from skerry_edge.observe.span import Span
 from skerry_shared import latency, telemetry
 
@@ -96,7 +96,7 @@ class ServiceLog:
         rows = [(*model, *span, one.answered, one.errors, one.latency, *board) for model, one in sorted(served.items())]
         if rows:
             columns: dict[str, Any] = dict(zip(telemetry.TABLES["service"], zip(*rows, strict=True), strict=True))
-            self._sink("service", telemetry.pack(encode("service", columns)))
+            self._sink("service", pack("service", columns))
 
     def _collect(self) -> None:
         for model, guard in self._guards.items():

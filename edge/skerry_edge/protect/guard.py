@@ -2,6 +2,7 @@
 
 import time
 from collections import deque
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +21,12 @@ class Guard:
 
     def __init__(self, labels: int, bounds: Bounds) -> None:
         self._bounds, self._patience = bounds, Patience()
-        self._new: deque[tuple[float, NDArray[np.floating] | None]] = deque(maxlen=JUDGED)  # older ones would not count
+        self._new: deque[tuple[float, NDArray[Any] | None]] = deque(maxlen=JUDGED)  # older ones would not count
         self._runs: deque[tuple[float, int]] = deque(maxlen=RUNS)  # seconds and examples, none where it failed
         self._last: deque[tuple[float, int]] = deque(maxlen=JUDGED)
         self._usual = np.zeros(labels, dtype=np.int64)
 
-    def answered(self, seconds: float, scores: NDArray[np.floating]) -> None:
+    def answered(self, seconds: float, scores: NDArray[Any]) -> None:
         """The model took so long for these scores, [examples, labels]."""
         self._new.append((seconds, scores))
         self._runs.append((seconds, len(scores)))
@@ -66,11 +67,11 @@ class Guarded:
         except ModelError:
             self._guard.failed(time.perf_counter() - began)
             raise
-        self._guard.answered(time.perf_counter() - began, np.asarray(outputs["scores"], dtype=np.float32))
+        self._guard.answered(time.perf_counter() - began, outputs["scores"])
         return outputs
 
 
-def _examples(seconds: float, scores: NDArray[np.floating] | None) -> list[tuple[float, int]]:
+def _examples(seconds: float, scores: NDArray[Any] | None) -> list[tuple[float, int]]:
     if scores is None:
         return [(seconds, FAILED)]
     classes = np.where(np.isfinite(scores).all(axis=1), scores.argmax(axis=1), FAILED)

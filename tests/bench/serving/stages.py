@@ -20,7 +20,7 @@ from skerry_edge.serve.catalog import Catalog
 from skerry_shared import bundle
 
 STAGES = PROTOCOL, GUARD, RECORDER = ("protocol", "guard", "recorder")
-RUNS, WINDOW_S, RATE = 8, 60.0, 0.01  # as an agent has them for so quick a model
+RUNS, WINDOW_S, RATE = 8, 60.0, 0.05  # as an agent has them for so quick a model
 
 
 def active(stage: str, unpacked: bundle.Bundle) -> Active:

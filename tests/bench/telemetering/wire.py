@@ -3,10 +3,12 @@
 import json
 from collections.abc import Sequence
 from datetime import datetime, timezone
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from skerry_edge.observe.arrow import pack
 from skerry_edge.observe.homeward import Homeward
 from skerry_edge.observe.recorder import Recorder
 from skerry_edge.observe.span import Span
@@ -97,11 +99,11 @@ def _recorded(manifest: Manifest, rows: Rows, window: int, rate: float, lossy: b
     out, now = Wire(), [_time(0)]
     homeward = Homeward(AMPLE, lossy, out.take, _never, lambda: now[0])
 
-    def sink(table: str, payload: bytes) -> None:
+    def sink(table: str, observed: dict[str, list[Any]]) -> None:
         if table == "samples":
-            homeward.send(payload)
+            homeward.send(observed)
         else:
-            out.take(table, payload)
+            out.take(table, pack(table, observed))
 
     recorder = Recorder(manifest, sink, Span(window, lambda: now[0], lambda: now[0]), rate)
     for second, (row, score) in enumerate(zip(rows, _scores(rows), strict=True)):
