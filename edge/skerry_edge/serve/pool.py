@@ -48,18 +48,19 @@ class Call:
 
 
 class Pool:
-    """So many threads, that end with the pool. Serves as a ``grpc.server``'s thread pool."""
+    """So many threads, begun as calls come, that end with the pool. Serves as a ``grpc.server``'s thread pool."""
 
     def __init__(self, threads: int) -> None:
-        self._calls = SimpleQueue[Call | None]()
-        for _ in range(threads):
-            threading.Thread(target=_work, args=(self._calls,), name="skerry-grpc", daemon=True).start()
+        self._calls, self._to_begin = SimpleQueue[Call | None](), threads
         weakref.finalize(self, _end, self._calls, threads)
 
     def submit(self, answer: Callable[..., object], /, *args: Any, **kwargs: Any) -> Call:
-        """Have a call answered by the next thread that is free; they are taken in turn."""
+        """Have a call answered by the next thread that is free. One thread at a time, as gRPC does."""
         call = Call(partial(answer, *args, **kwargs))
         self._calls.put(call)
+        if self._to_begin:
+            self._to_begin -= 1
+            threading.Thread(target=_work, args=(self._calls,), name="skerry-grpc", daemon=True).start()
         return call
 
 
