@@ -22,7 +22,6 @@ from skerry_edge.machine import settings_of, thermal_of
 from skerry_edge.observe.arrow import Rows, pack
 from skerry_edge.observe.load import LoadLog
 from skerry_edge.observe.recorder import Recorder
-from skerry_edge.observe.sampling import looked_at
 from skerry_edge.observe.service import ServiceLog
 from skerry_edge.observe.span import Span
 from skerry_edge.protect.guard import Guard, Guarded
@@ -145,8 +144,7 @@ class Client:
             raise StateError("the agent switched while its model was being loaded; try again")
         model = Loader(Engines(folder.engines), settings_of(self._config)).known(unpacked)
         config = self._config
-        drawn = looked_at(config.sample_mb_day * 1e6)
-        recorder = Recorder(manifest, self._report, Span(config.window_s), config.sample_rate, drawn)
+        recorder = Recorder(manifest, self._report, Span(config.window_s), config.sample_rate)
         guard = Guard(len(manifest.labels), config.protect)
         self._service.watch(manifest.workload, manifest.release, guard)
         self._engine.swap(Active(manifest, Guarded(model, guard), recorder.observe))

@@ -12,7 +12,6 @@ from skerry_edge.infer.engine import Active, Engine
 from skerry_edge.infer.models import Chosen
 from skerry_edge.infer.scheduler import Limits
 from skerry_edge.observe.recorder import Recorder, Sink
-from skerry_edge.observe.sampling import looked_at
 from skerry_edge.observe.span import Span
 from skerry_edge.protect.guard import Guard, Guarded
 from skerry_shared.ports.runtime import Model
@@ -53,8 +52,7 @@ class Serving:
     def activate(self, manifest: Manifest, model: Model) -> None:
         """Let this model answer and be recorded from now on."""
         workload, release = manifest.workload, manifest.release
-        config, drawn = self._config, looked_at(self._config.sample_mb_day * 1e6)
-        recorder = Recorder(manifest, self._sink, Span(config.window_s), self._rate, drawn)
+        recorder = Recorder(manifest, self._sink, Span(self._config.window_s), self._rate)
         guard = Guard(len(manifest.labels), self._config.protect)
         failed = partial(self._failed, workload, release)
         self._engine.swap(Active(manifest, Guarded(model, guard), recorder.observe, failed, _limits(model)))

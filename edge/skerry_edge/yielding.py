@@ -2,7 +2,7 @@
 
 A thread that wants the interpreter waits for it up to the switch interval, and a request wants it several times: with
 Python's own 5 ms it would be late by many answers. A shorter interval wakes each waiting thread as often, which costs a
-busy server some 4 % of its requests (``scripts/bench serve``); so it holds only while something computes.
+busy server some 4 % of its requests (``scripts/bench serve``); so it holds only while an update's step is under way.
 """
 
 import sys

@@ -169,6 +169,11 @@ WRONG: dict[str, tuple[Callable[[], pb.ModelInferRequest], grpc.StatusCode, str]
         grpc.StatusCode.INVALID_ARGUMENT,
         "'image': shape has 71 dimensions; 32 are allowed",
     ),
+    "size": (
+        lambda: raw_request(IMAGES, inputs=[tensor("image", "UINT8", [1 << 62, 0])], raw_input_contents=[b""]),
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "'image': shape [4611686018427387904, 0] is too large",
+    ),
     "datatype": (
         lambda: raw_request(IMAGES, inputs=[tensor("image", "UINT9", [1, 2, 2])]),
         grpc.StatusCode.INVALID_ARGUMENT,

@@ -36,7 +36,7 @@ def test_goes_on_after_an_error(caplog: pytest.LogCaptureFixture) -> None:
     pool, ended, answered = Pool(1), threading.Event(), threading.Event()
 
     def fail() -> None:
-        raise ValueError("no")
+        raise SystemExit("no")
 
     with caplog.at_level(logging.ERROR):
         pool.submit(fail).add_done_callback(lambda _: ended.set())

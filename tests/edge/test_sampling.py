@@ -1,6 +1,5 @@
 """Samples in strata within a budget: what goes home, with which probability, and what can be told from it."""
 
-import math
 from collections import Counter
 from typing import Any
 
@@ -89,12 +88,20 @@ def test_the_budget_is_used_and_nothing_that_was_drawn_is_refused(size: int, per
         assert min(shares) == 1 if excess < 0.75 else gone > 0.7 * days * day
 
 
+def many(inputs: list[bytes]) -> Rows:
+    """A sample of each input, all drawn alike."""
+    n = len(inputs)
+    return {
+        "workload": ["w"] * n, "release": [1] * n, "time": [1.0] * n, "prediction_id": [str(i) for i in range(n)],
+        "input": inputs, "encoding": ["uint8"] * n, "scores": [b""] * n, "stratum": ["uncertain"] * n,
+        "probability": [0.4] * n, "audit": [0.1] * n,
+    }  # fmt: skip
+
+
 class Home:
     """A model that answers much, some of it uncertain or rare, and what of it comes home."""
 
-    def __init__(
-        self, day_bytes: float, rate: float, reduced: bool = False, seed: int = 0, drawn_bytes_s: float = math.inf
-    ) -> None:
+    def __init__(self, day_bytes: float, rate: float, reduced: bool = False, seed: int = 0) -> None:
         self.now, self.put, self.lost = 0.0, list[bytes](), list[str]()
         self.drawn, self.rng = list[Rows](), np.random.default_rng(seed)
         clock = lambda: self.now  # noqa: E731
@@ -102,7 +109,7 @@ class Home:
             day_bytes, reduced, lambda _, payload: self.put.append(payload),
             lambda _, why: self.lost.append(why), clock, self.rng.random,
         )  # fmt: skip
-        self.recorder = Recorder(MANIFEST, self._sink, Span(60, clock, clock), rate, drawn_bytes_s, self.rng.random)
+        self.recorder = Recorder(MANIFEST, self._sink, Span(60, clock, clock), rate, self.rng.random)
 
     def _sink(self, table: str, rows: Rows) -> None:
         if table == "samples":
@@ -170,15 +177,16 @@ def test_each_answer_is_drawn_with_the_probability_that_its_row_says() -> None:
         assert abs(len(mine) - expected) < 5 * np.sqrt(expected)
 
 
-def test_fewer_are_drawn_of_answers_that_come_fast_and_each_says_how_likely_it_was() -> None:
-    errors, most = [], 20 * 80  # bytes a second: 20 samples of 20 readings
-    for seed in range(12):
-        home = Home(1e12, 0.5, seed=seed, drawn_bytes_s=most)
-        home.answer(30, 400)
-        rows = home.rows()
-        assert np.unique(rows["audit"]) == pytest.approx([0.05, 0.5])  # of the first second it is not known yet
-        errors.append((1 / np.array(rows["probability"])).sum() / (30 * 400) - 1)
-    assert abs(np.mean(errors)) < 4 * np.std(errors) / np.sqrt(len(errors))
+def test_batches_that_pack_well_and_badly_take_turns_and_none_is_refused() -> None:
+    put, lost, now, rng = list[bytes](), list[str](), [0.0], np.random.default_rng(0)
+    homeward = Homeward(
+        2e6, False, lambda _, payload: put.append(payload), lambda _, why: lost.append(why), lambda: now[0], rng.random
+    )
+    for turn in range(40):
+        inputs = [bytes(4096) if turn % 2 == 0 else rng.bytes(4096) for _ in range(250)]
+        homeward.send(many(inputs))
+        now[0] += 60
+    assert put and not lost
 
 
 def test_proof_sees_a_random_sample_exact_whatever_the_budget() -> None:
@@ -192,18 +200,14 @@ def test_proof_sees_a_random_sample_exact_whatever_the_budget() -> None:
 
 def test_samples_within_the_budget_go_as_they_are_and_others_say_how_likely_they_were() -> None:
     put, lost = list[bytes](), list[str]()
-    rows: dict[str, list[Any]] = {
-        "workload": ["w"] * 50, "release": [1] * 50, "time": [1.0] * 50, "prediction_id": [str(i) for i in range(50)],
-        "input": [bytes(range(200))] * 50, "encoding": ["uint8"] * 50, "scores": [b""] * 50,
-        "stratum": ["uncertain"] * 50, "probability": [0.4] * 50, "audit": [0.1] * 50,
-    }  # fmt: skip
+    rows = many([bytes(range(200))] * 50)
     payload = pack("samples", rows)
     rich = Homeward(1e9, False, lambda _, payload: put.append(payload), lambda *why: lost.extend(why), lambda: 0.0)
     rich.send(rows)
     assert put == [payload]
-    draws = iter([0.001, *[0.999] * 49])
+    draws, day_bytes = iter([0.001, *[0.999] * 49]), 8.0 * len(pack("samples", rows, thorough=False))
     poor = Homeward(
-        8.0 * len(payload), False, lambda _, payload: put.append(payload), lambda *why: lost.extend(why), lambda: 0.0,
+        day_bytes, False, lambda _, payload: put.append(payload), lambda *why: lost.extend(why), lambda: 0.0,
         lambda: next(draws, 0.0),
     )  # fmt: skip
     poor.send(rows)

@@ -39,44 +39,21 @@ FULL = 8  # batches of samples that may wait for tick
 LEAST_S, MOST_S, SHARE = 5.0, 60.0, 0.1  # that a sample may wait; see patience
 
 
-class Pace:
-    """Tells the rate at which answers may be sampled. One thread at a time."""
-
-    def __init__(self, bytes_s: float, timer: Callable[[], float]) -> None:
-        self.size = 0  # bytes of a sample, as the last one had
-        self._bytes_s, self._timer = bytes_s, timer
-        self._at, self._answers = timer(), 0
-
-    def rate(self, answers: int) -> float:
-        """Of answers that come as they came since the last call; ``answers`` are those so far."""
-        now = self._timer()
-        passed, offered = now - self._at, (answers - self._answers) * self.size
-        self._at, self._answers = now, answers
-        return self._bytes_s * passed / offered if offered and passed else math.inf
-
-
 class Recorder:
     """Watches one model. Thread-safe."""
 
     def __init__(
-        self, manifest: Manifest, sink: Sink, span: Span, sample_rate: float, drawn_bytes_s: float = math.inf,
-        draw: Callable[[], float] = random.random,
-    ) -> None:  # fmt: skip
-        """``span`` gives the windows, ``draw`` uniform numbers in [0, 1); ``sample_rate`` is that of ``sample_at``.
-
-        ``drawn_bytes_s``: where answers come so fast that the rate would draw more of them, it is lower, from the next
-        ``tick`` on. Every sample tells the rate that it was drawn with.
-        """
+        self, manifest: Manifest, sink: Sink, span: Span, sample_rate: float, draw: Callable[[], float] = random.random
+    ) -> None:
+        """``span`` gives the windows, ``draw`` uniform numbers in [0, 1); ``sample_rate`` is that of ``sample_at``."""
         self._manifest, self._sink = manifest, sink
         self._span, self._hold = span, Span(LEAST_S, span.clock, span.timer)
         self._born = span.timer()
-        self._wanted = self._rate = sample_rate
-        self._draw, self._pace = draw, Pace(drawn_bytes_s, span.timer)
+        self._rate, self._draw = sample_rate, draw
         self._strata = Strata(manifest.baseline, len(manifest.labels))
         self._lock, self._closed = threading.Lock(), False
         self._like: tuple[NDArray[Any], ...] = ()  # scores and monitors of no example
         self._seen = deque[tuple[bytes, bytes]]()  # scores and monitors that are not counted yet
-        self._counted = 0  # examples since the model serves
         self._waiting = 0  # examples of them, about: a thread may forget what another adds at the same moment
         self._counts = self._zero()
         self._last = [math.nan] * len(manifest.baseline)  # value of each channel
@@ -101,14 +78,13 @@ class Recorder:
     def sample_at(self, rate: float) -> None:
         """Sample this share of all answers from now on, 0 to 1, and more of those that ``sampling`` prefers."""
         with self._lock:
-            self._wanted = self._rate = rate
+            self._rate = rate
 
     def tick(self) -> None:
         """Pass on what is due. Call it about once a second, in a thread that may wait for the sink."""
         with self._lock:
             if self._waiting >= FOLD / 2:  # or requests would have to before the next call
                 self._fold()
-            self._rate = min(self._wanted, self._pace.rate(self._counted + self._waiting))
             ready = self._due()
         self._emit(ready)
 
@@ -168,7 +144,6 @@ class Recorder:
             if channel.name == sketch.CLASS:
                 self._strata.saw(fresh)
         self._last = values[-1].tolist()
-        self._counted += len(values)
 
     def _sample(self, drawn: float, rate: float, name: str, inputs: Tensors, scores: NDArray[Any], i: int) -> None:
         """Example ``i`` is a sample if its stratum is drawn so often."""
@@ -186,7 +161,6 @@ class Recorder:
         with self._lock:
             self._samples.append(sample)
             self._sample_bytes += size
-            self._pace.size = size
             enough = FEW if self._hold.seconds <= LEAST_S else SAMPLES
             if len(self._samples) >= enough or self._sample_bytes >= SAMPLE_BYTES:
                 self._finish_samples()

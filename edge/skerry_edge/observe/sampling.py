@@ -1,8 +1,5 @@
 """Which answers become samples, each with a probability that is known and never 0; pure.
 
-A model that answers thousands of times a second is not to be slowed by samples of which next to none can go home:
-``looked_at`` says how much is drawn at most.
-
 Two phases (Särndal, Swensson, Wretman: Model Assisted Survey Sampling, 1992, chapter 9). ``Strata`` says how likely an
 answer is to be drawn, each by itself (Poisson sampling): every one with the rate that was asked for, the *audit*, and
 more often one that is *uncertain* or of a *rare* class. ``Budget`` says with which probability each one drawn goes
@@ -31,7 +28,6 @@ USUAL, LIVE = 1_000, 100_000  # answers that the reference's classes count as; a
 DAY_S = 86_400.0
 AT_ONCE = 1 / 4  # of a day's bytes may go in a moment; the others come in evenly
 MEMORY_S = DAY_S / 8  # in which what is above the reserve would be spent; after which what was offered counts 1/e
-LOOKED_AT = 1_000  # times the mean of what may go home; a proof sees the first draw, and wants its answers soon
 LEAST = 0.1  # of what comes in is spent even below the reserve, so that every sample has a chance
 
 
@@ -72,7 +68,7 @@ class Budget:
         self._room, self._inflow = day_bytes * AT_ONCE, day_bytes * (1 - AT_ONCE) / DAY_S
         self._level, self._at, self._offered = self._room, now, 0.0
 
-    def share(self, size: float, now: float) -> float:
+    def share(self, size: int, now: float) -> float:
         """The probability, above 0, with which each sample of a batch of so many bytes should go."""
         passed, self._at = now - self._at, now
         self._level = min(self._room, self._level + self._inflow * passed)
@@ -86,11 +82,6 @@ class Budget:
             return False
         self._level -= size
         return True
-
-
-def looked_at(day_bytes: float) -> float:
-    """Bytes a second that are to be drawn, about, at most, where so many may go home a day."""
-    return LOOKED_AT * day_bytes / DAY_S
 
 
 def _unsure(confidence: Channel) -> float:

@@ -29,6 +29,7 @@ NAMES: dict[str, str] = {
 DTYPES: dict[str, "np.dtype[np.generic]"] = {name: np.dtype(dtype).newbyteorder("<") for dtype, name in NAMES.items()}
 DATATYPES = {np.dtype(dtype): name for dtype, name in NAMES.items()}  # a look-up by ``dtype.name`` takes 1.6 µs
 MAX_DIMENSIONS = 32  # of numpy 1; numpy 2 has 64
+MAX_ELEMENTS = 1 << 40  # numpy multiplies the sizes even where one of them is 0
 MAX_NAME = 256  # characters of a foreign name that an error repeats
 
 
@@ -50,11 +51,13 @@ def from_raw(name: str, datatype: str, shape: Sequence[int], raw: bytes | memory
 
 
 def elements(name: str, shape: Sequence[int]) -> int:
-    """The number of elements. Raises InputError on a negative dimension, or more dimensions than numpy can have."""
+    """The number of elements. Raises InputError on a negative dimension, and on what is too much for numpy."""
     if len(shape) > MAX_DIMENSIONS:
         raise InputError(f"input {name!r}: shape has {len(shape)} dimensions; {MAX_DIMENSIONS} are allowed")
     if shape and min(shape) < 0:
         raise InputError(f"input {name!r}: shape {list(shape)} has a negative dimension")
+    if prod([size or 1 for size in shape]) > MAX_ELEMENTS:
+        raise InputError(f"input {name!r}: shape {list(shape)} is too large")
     return prod(shape)
 
 

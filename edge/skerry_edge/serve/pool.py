@@ -39,7 +39,7 @@ class Call:
         """Answer it. An error is logged: gRPC tells the client of those that its handlers raise."""
         try:
             self._answer()
-        except Exception:
+        except BaseException:  # or its place among the calls would stay taken, and a thread be lost
             log.exception("a call ended by an error")
         with self._lock:
             self._ended = True

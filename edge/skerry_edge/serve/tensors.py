@@ -72,6 +72,8 @@ def travels_raw(form: Form) -> bool:
 
 def _from_raw(tensor: pb.ModelInferRequest.InferInputTensor, raw: bytes) -> tuple[str, Array]:
     """Its head is the same in one request after the other, and reading it is most of the work: done once."""
+    if tensor.HasField("contents"):
+        raise InputError(f"input {tensor.name!r}: has contents beside raw_input_contents")
     head = tensor.SerializeToString()
     name, dtype, shape, size = _layout(head) if len(head) <= HEAD else _layout.__wrapped__(head)
     if len(raw) != size:
@@ -83,8 +85,6 @@ def _from_raw(tensor: pb.ModelInferRequest.InferInputTensor, raw: bytes) -> tupl
 def _layout(head: bytes) -> Layout:
     tensor = pb.ModelInferRequest.InferInputTensor.FromString(head)
     name, shape = tensor.name, tuple(tensor.shape)
-    if tensor.HasField("contents"):
-        raise InputError(f"input {name!r}: has contents beside raw_input_contents")
     dtype = datatypes.dtype_of(name, tensor.datatype)
     return Layout(name, dtype, shape, datatypes.elements(name, shape) * dtype.itemsize)
 
