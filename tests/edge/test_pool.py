@@ -13,10 +13,20 @@ PATIENCE_S = 10
 
 
 def test_answers_calls_at_the_same_time_up_to_the_number_of_threads() -> None:
-    pool, meeting = Pool(3), threading.Barrier(4, timeout=PATIENCE_S)
+    before, pool = set(threading.enumerate()), Pool(3)
+    meeting, go, fourth = threading.Barrier(4, timeout=PATIENCE_S), threading.Event(), threading.Event()
+
+    def hold() -> None:
+        meeting.wait()
+        go.wait(PATIENCE_S)
+
     for _ in range(3):
-        pool.submit(meeting.wait)
+        pool.submit(hold)
+    pool.submit(fourth.set)
     meeting.wait()  # all three are in there
+    assert len(set(threading.enumerate()) - before) == 3 and not fourth.is_set()
+    go.set()
+    assert fourth.wait(PATIENCE_S)
 
 
 def test_tells_of_the_end_whether_asked_before_or_after_it() -> None:

@@ -1,4 +1,4 @@
-"""Tables of ``telemetry.TABLES`` as Arrow IPC streams, by nanoarrow (5 MB of memory; pyarrow takes 49), and packed.
+"""Tables of ``telemetry.TABLES`` as Arrow IPC streams, by nanoarrow (5 MB of memory; pyarrow takes 49).
 
 >>> stream = encode("labels", {"time": [1.0], "prediction_id": ["p1"], "label": ["boot"]})
 >>> decode("labels", stream)

@@ -34,7 +34,7 @@ class Homeward:
         if len(workloads := set(rows["workload"])) != 1:
             raise InputError(f"samples: workload: a batch is about one, not about {len(workloads)}")
         rows = _shortened(rows) if self._reduced else rows
-        size = len(pack("samples", rows, thorough=False))  # near enough, at a tenth of the time
+        size = len(pack("samples", rows, thorough=False))  # near enough, and far quicker
         with self._lock:
             budget = self._budget(workloads.pop())
             kept = self._thinned(rows, budget.share(size, self._timer()))
