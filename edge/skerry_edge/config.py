@@ -103,9 +103,8 @@ class AgentConfig:
     http_port: int = 0  # of the same over REST; 0 = any free one, see Folders.http_port
     listen: Listen = Listen()
     window_s: float = 60.0  # seconds of traffic that one row of counts covers
-    sample_rate: float = (
-        0.05  # share of all answers that are sampled, 0 to 1; up to 8 times it of uncertain and rare ones
-    )
+    # share of all answers that are sampled, 0 to 1, up to some 50 a second; of uncertain and rare ones up to 8 times it
+    sample_rate: float = 0.05
     sample_mb_day: float = 2.0  # megabytes of samples a day that go home, of each model; beyond it the share falls
     sample_lossy: bool = False  # send inputs that are floats in 16 bits, where these hold them to a part in 2048
     threads: int = 1  # of the model; more than one spins, which pays only above ~1 ms of work

@@ -4,6 +4,7 @@ import gc
 import logging
 import threading
 import weakref
+from collections import Counter
 
 import pytest
 
@@ -53,6 +54,19 @@ def test_goes_on_after_an_error(caplog: pytest.LogCaptureFixture) -> None:
         pool.submit(answered.set)
         assert ended.wait(PATIENCE_S) and answered.wait(PATIENCE_S)
     assert "no" in caplog.text
+
+
+def test_the_thread_that_was_idle_last_goes_first() -> None:
+    pool, meeting, used = Pool(4), threading.Barrier(5, timeout=PATIENCE_S), Counter[int]()
+    for _ in range(4):
+        pool.submit(meeting.wait)
+    meeting.wait()
+    for _ in range(400):
+        ended = threading.Event()
+        pool.submit(lambda: used.update([threading.get_ident()])).add_done_callback(lambda _: ended.set())  # noqa: B023
+        assert ended.wait(PATIENCE_S)
+    two = sum(count for _, count in used.most_common(2))  # one may still be on its way to rest when the next call comes
+    assert two > 300
 
 
 def test_its_threads_end_with_it_and_keep_nothing_of_a_call() -> None:

@@ -167,6 +167,19 @@ def test_a_model_that_has_served_for_long_sends_more_samples_together() -> None:
     assert len(sunk.rows("samples")["time"]) == SAMPLES + 1
 
 
+def test_answers_that_come_fast_are_sampled_less_often_and_say_so() -> None:
+    sunk, now, rates = Sunk(), [0.0], dict[float, float]()
+    recorder = Recorder(MANIFEST, sunk, Span(1e9, lambda: now[0], lambda: now[0]), 0.5, draw=lambda: 0.0)
+    for answers, seconds in ((1600, 2.0), (1600, 2.0), (10, 0.5), (90, 1.5), (10, 2.0)):
+        recorder.observe(ids(answers), *batch(answers, answers))
+        now[0] += seconds
+        recorder.tick()  # half a second is too early to tell
+    recorder.close()
+    for came, rate in zip(sunk.rows("samples")["time"], sunk.rows("samples")["audit"], strict=True):
+        assert rates.setdefault(came, rate) == rate
+    assert rates == {0.0: 0.5, 2.0: 1 / 16, 4.0: 1 / 16, 4.5: 1 / 16, 6.0: 0.5}
+
+
 def test_what_comes_after_close_is_passed_on_at_once() -> None:
     sunk = Sunk()
     recorder = Recorder(MANIFEST, sunk, span(60), 0.0)

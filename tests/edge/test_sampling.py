@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from skerry_edge.observe.arrow import Rows, pack, unpack
 from skerry_edge.observe.homeward import Homeward
 from skerry_edge.observe.recorder import Recorder, read_samples
-from skerry_edge.observe.sampling import DAY_S, FACTORS, Budget, Strata
+from skerry_edge.observe.sampling import DAY_S, ENOUGH, FACTORS, Budget, Strata, paced
 from skerry_edge.observe.span import Span
 from skerry_shared import sketch, telemetry
 from skerry_shared.errors import InputError
@@ -175,6 +175,14 @@ def test_each_answer_is_drawn_with_the_probability_that_its_row_says() -> None:
         assert set(mine) == {0.05 * factor} and set(rows["audit"]) == {0.05}
         expected = many[name] * 0.05 * factor
         assert abs(len(mine) - expected) < 5 * np.sqrt(expected)
+
+
+@given(st.floats(0, 1), st.floats(0, 1e9))
+def test_the_audit_is_as_asked_for_or_halved_until_it_is_enough(rate: float, answers_s: float) -> None:
+    found = paced(rate, answers_s)
+    assert found * answers_s <= ENOUGH * (1 + 1e-9)
+    assert found == rate or found * 2 * answers_s > ENOUGH * (1 - 1e-9)
+    assert rate == 0 or np.log2(rate / found).is_integer()
 
 
 def test_batches_that_pack_well_and_badly_take_turns_and_none_is_refused() -> None:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skerry_edge.observe.arrow import Rows, pack
-from skerry_edge.observe.sampling import FACTORS, MOST, Strata
+from skerry_edge.observe.sampling import FACTORS, MOST, Strata, paced
 from skerry_edge.observe.span import Span
 from skerry_shared import sketch, telemetry, windows
 from skerry_shared.inputs import decoded
@@ -35,6 +35,7 @@ FOLD = 1024  # examples counted at a time: 35-88 ns a value in batches, several 
 FEW, SAMPLES = 64, 256  # samples sent together, of a new model and later; more hardly take less bytes each
 SAMPLE_BYTES = 1 << 20  # of their inputs; keeps a batch far below telemetry.MAX_BATCH
 LARGEST = telemetry.MAX_BATCH // 2  # bytes of an input that can be a sample
+PACE_S = 1.0  # after which the rate of sampling is set anew, by the answers that came meanwhile
 FULL = 8  # batches of samples that may wait for tick
 LEAST_S, MOST_S, SHARE = 5.0, 60.0, 0.1  # that a sample may wait; see patience
 
@@ -49,11 +50,13 @@ class Recorder:
         self._manifest, self._sink = manifest, sink
         self._span, self._hold = span, Span(LEAST_S, span.clock, span.timer)
         self._born = span.timer()
-        self._rate, self._draw = sample_rate, draw
+        self._wanted = self._rate = sample_rate
+        self._draw, self._pace = draw, Span(PACE_S, span.clock, span.timer)
         self._strata = Strata(manifest.baseline, len(manifest.labels))
         self._lock, self._closed = threading.Lock(), False
         self._like: tuple[NDArray[Any], ...] = ()  # scores and monitors of no example
         self._seen = deque[tuple[bytes, bytes]]()  # scores and monitors that are not counted yet
+        self._counted = self._paced = 0  # examples, and those that had come when the pace was set
         self._waiting = 0  # examples of them, about: a thread may forget what another adds at the same moment
         self._counts = self._zero()
         self._last = [math.nan] * len(manifest.baseline)  # value of each channel
@@ -76,15 +79,20 @@ class Recorder:
             self._attend()
 
     def sample_at(self, rate: float) -> None:
-        """Sample this share of all answers from now on, 0 to 1, and more of those that ``sampling`` prefers."""
+        """Sample this share of all answers from now on, 0 to 1, and more of those that ``sampling`` prefers.
+
+        Where they come quickly it is less from the next ``tick`` on (see ``sampling.paced``).
+        """
         with self._lock:
-            self._rate = rate
+            self._wanted = self._rate = rate
 
     def tick(self) -> None:
         """Pass on what is due. Call it about once a second, in a thread that may wait for the sink."""
         with self._lock:
             if self._waiting >= FOLD / 2:  # or requests would have to before the next call
                 self._fold()
+            if self._pace.over:
+                self._set_pace()
             ready = self._due()
         self._emit(ready)
 
@@ -94,6 +102,13 @@ class Recorder:
             self._closed = True
             ready = self._due()
         self._emit(ready)
+
+    def _set_pace(self) -> None:
+        """Sample as often as suits what came since the last time. Holds the lock."""
+        answers = self._counted + self._waiting
+        self._rate = paced(self._wanted, (answers - self._paced) / self._pace.lasted)
+        self._paced = answers
+        self._pace.next()
 
     def _due(self) -> list[tuple[str, Rows]]:
         """Take out the rows whose time has come. Holds the lock."""
@@ -144,6 +159,7 @@ class Recorder:
             if channel.name == sketch.CLASS:
                 self._strata.saw(fresh)
         self._last = values[-1].tolist()
+        self._counted += len(values)
 
     def _sample(self, drawn: float, rate: float, name: str, inputs: Tensors, scores: NDArray[Any], i: int) -> None:
         """Example ``i`` is a sample if its stratum is drawn so often."""

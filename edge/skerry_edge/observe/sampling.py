@@ -21,6 +21,7 @@ from skerry_shared.telemetry import AUDIT, RARE, UNCERTAIN
 # No more, for the least likely answer has the largest weight.
 FACTORS = {AUDIT: 1.0, UNCERTAIN: 4.0, RARE: 8.0}
 MOST = max(FACTORS.values())
+ENOUGH = 50.0  # of the audit, a second: a proof has what it needs within seconds, and the model is not slowed
 UNSURE = 0.15  # of the reference's answers, at most, are less confident than what counts as uncertain
 SELDOM = 1 / 4  # of an even share: a class that is answered less often is rare
 USUAL, LIVE = 1_000, 100_000  # answers that the reference's classes count as; after which counts are halved
@@ -29,6 +30,15 @@ DAY_S = 86_400.0
 AT_ONCE = 1 / 4  # of a day's bytes may go in a moment; the others come in evenly
 MEMORY_S = DAY_S / 8  # in which what is above the reserve would be spent; after which what was offered counts 1/e
 LEAST = 0.1  # of what comes in is spent even below the reserve, so that every sample has a chance
+
+
+def paced(rate: float, answers_s: float) -> float:
+    """The rate at which answers are drawn that come so fast: ``rate``, halved until it draws ENOUGH a second, or fewer.
+
+    By halves, so that it seldom changes and packs well. It hangs on how many answers came, never on what they were.
+    """
+    excess = rate * answers_s / ENOUGH
+    return rate * 0.5 ** math.ceil(math.log2(excess)) if excess > 1 else rate
 
 
 class Strata:

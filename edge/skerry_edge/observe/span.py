@@ -15,9 +15,14 @@ class Span:
         self._opened = timer()
 
     @property
+    def lasted(self) -> float:
+        """Seconds since the window began."""
+        return self.timer() - self._opened
+
+    @property
     def over(self) -> bool:
         """Has the window lasted its time?"""
-        return self.timer() - self._opened >= self.seconds
+        return self.lasted >= self.seconds
 
     def next(self) -> tuple[float, float]:
         """Start and end of the window so far, in Unix seconds by the clock as it is now; the next one begins."""

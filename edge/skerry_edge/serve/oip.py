@@ -13,11 +13,13 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache, partial
+from math import prod
 from typing import Any, NoReturn
 
 import grpc
 from google.protobuf.json_format import ParseDict
 
+from skerry_edge.infer.engine import ID_BITS
 from skerry_edge.serve import datatypes, tensors, truths
 from skerry_edge.serve.catalog import Catalog, Policy, Prediction, policy_of
 from skerry_proto.v1 import inference_pb2 as pb
@@ -36,6 +38,7 @@ SERVICE = "inference.GRPCInferenceService"
 MAX_MESSAGE = 64 << 20  # bytes of one request or reply
 NO_DEADLINE_S = 1e9  # grpcio tells of some 300 years where the client set none
 AT_WILL = Policy()
+NO_ID = "\0" * (ID_BITS // 4)  # as long as a prediction's
 STREAMS = 4  # open at once; each holds a thread of the server
 
 CODES: dict[type[SkerryError], grpc.StatusCode] = {
@@ -210,26 +213,30 @@ def _parameters(request: pb.ModelInferRequest) -> dict[str, object]:
 
 
 def _reply(request: pb.ModelInferRequest, prediction: Prediction) -> bytes:
-    """Serialized in two parts: a message's bytes one after the other are the messages merged (protobuf's encoding
-    guide, "Last One Wins"), so that what all replies have in common is serialized once."""
-    manifest, prediction_id = prediction.manifest, prediction.prediction_id
-    wanted, arrays = request.outputs, prediction.outputs
+    """Serialized in parts: a message's bytes one after the other are the messages merged (protobuf's encoding guide,
+    "Last One Wins"), so that what all replies have in common is serialized once."""
+    manifest, wanted, arrays = prediction.manifest, request.outputs, prediction.outputs
     arrays = datatypes.chosen(arrays, [output.name for output in wanted]) if wanted else arrays
     form = tuple([(name, array.dtype, array.shape) for name, array in arrays.items()])
-    own = pb.ModelInferResponse(id=request.id or prediction_id)
-    own.parameters["prediction_id"].string_param = prediction_id
-    if request.raw_input_contents or tensors.travels_raw(form):
-        own.raw_output_contents.extend([datatypes.raw(array) for array in arrays.values()])
+    raw = request.raw_input_contents or tensors.travels_raw(form)
+    head, before = _common(manifest.workload, manifest.release, form if raw else ())
+    parts = [head.replace(NO_ID.encode(), prediction.prediction_id.encode())]
+    if request.id:
+        parts.append(_serialized(pb.ModelInferResponse(id=request.id)))
+    if raw:
+        for field, array in zip(before, arrays.values(), strict=True):
+            parts += (field, datatypes.raw(array))
     else:
-        tensors.add_typed(own, form, arrays.values())
-        form = ()
-    return _common(manifest.workload, manifest.release, form) + own.SerializeToString()
+        parts.append(_serialized(tensors.typed(form, arrays.values())))
+    return b"".join(parts)
 
 
 @lru_cache
-def _common(workload: str, release: int, form: tensors.Form) -> bytes:
-    """Model, release and the outputs of this form, whose values travel raw."""
-    common = pb.ModelInferResponse(model_name=workload, model_version=str(release))
+def _common(workload: str, release: int, form: tensors.Form) -> tuple[bytes, list[bytes]]:
+    """What replies with these outputs as raw values have in common, for the prediction NO_ID, and what goes before the
+    values of each."""
+    common = pb.ModelInferResponse(model_name=workload, model_version=str(release), id=NO_ID)
     common.parameters["release"].int64_param = release
+    common.parameters["prediction_id"].string_param = NO_ID
     tensors.describe(common, form)
-    return common.SerializeToString()
+    return _serialized(common), [tensors.raw_field(prod(shape) * dtype.itemsize) for _, dtype, shape in form]

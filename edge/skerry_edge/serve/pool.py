@@ -3,11 +3,14 @@
 ``concurrent.futures.ThreadPoolExecutor`` makes a future with a condition variable for each call and counts its idle
 threads by a semaphore in Python, which takes a twelfth of the requests that a server of a small model can answer. Of
 what a pool returns gRPC only asks to be told when the call has ended.
+
+It also wakes its threads in turn, so that each finds the caches cold. Here the last to become idle goes first.
 """
 
 import logging
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from queue import SimpleQueue
@@ -47,29 +50,59 @@ class Call:
             told(self)
 
 
+Waker = SimpleQueue[Call | None]  # brings an idle thread a call, or the end
+
+
 class Pool:
     """So many threads, begun as calls come, that end with the pool. Serves as a ``grpc.server``'s thread pool."""
 
     def __init__(self, threads: int) -> None:
-        self._calls, self._to_begin = SimpleQueue[Call | None](), threads
-        weakref.finalize(self, _end, self._calls, threads)
+        self._crew, self._to_begin = _Crew(), threads
+        weakref.finalize(self, self._crew.dismiss)
 
     def submit(self, answer: Callable[..., object], /, *args: Any, **kwargs: Any) -> Call:
         """Have a call answered by the next thread that is free. One thread at a time, as gRPC does."""
         call = Call(partial(answer, *args, **kwargs))
-        self._calls.put(call)
-        if self._to_begin:
+        if not self._crew.take(call) and self._to_begin:
             self._to_begin -= 1
-            threading.Thread(target=_work, args=(self._calls,), name="skerry-grpc", daemon=True).start()
+            threading.Thread(target=self._crew.work, name="skerry-grpc", daemon=True).start()
         return call
 
 
-def _work(calls: "SimpleQueue[Call | None]") -> None:
-    while call := calls.get():
-        call.run()
-        del call  # or what it was about would be kept until the next one comes
+class _Crew:
+    """Calls that no thread has begun, oldest first, and the idle threads, by what wakes them; at no time both."""
 
+    def __init__(self) -> None:
+        self._lock, self._dismissed = threading.Lock(), False
+        self._calls, self._idle = deque[Call](), list[Waker]()
 
-def _end(calls: "SimpleQueue[Call | None]", threads: int) -> None:
-    for _ in range(threads):
-        calls.put(None)
+    def take(self, call: Call) -> bool:
+        """Whether a thread was idle. That which was so last begins at once, for its stack is still in the caches."""
+        with self._lock:
+            if self._idle:
+                self._idle.pop().put(call)
+                return True
+            self._calls.append(call)
+            return False
+
+    def work(self) -> None:
+        """Answer calls until dismissed."""
+        waker = Waker()
+        while call := self._next(waker):
+            call.run()
+            del call  # or what it was about would be kept until the next one comes
+
+    def dismiss(self) -> None:
+        with self._lock:
+            self._dismissed = True
+            for waker in self._idle:
+                waker.put(None)
+
+    def _next(self, waker: Waker) -> Call | None:
+        with self._lock:
+            if self._calls:
+                return self._calls.popleft()
+            if self._dismissed:
+                return None
+            self._idle.append(waker)
+        return waker.get()

@@ -26,6 +26,7 @@ CONTENTS: dict[str, str] = {
     "FP32": "fp32_contents",
     "FP64": "fp64_contents",
 }  # datatype: the field of InferTensorContents that holds its values; FP16 travels raw only
+LENGTH_DELIMITED = 2  # wire type
 HEADS, HEAD = 64, 1 << 10  # heads of tensors that are recognised, and bytes of one, at most
 
 
@@ -58,11 +59,23 @@ def describe(response: pb.ModelInferResponse, form: Form) -> None:
         response.outputs.add(name=name, datatype=datatypes.DATATYPES[dtype], shape=shape)
 
 
-def add_typed(response: pb.ModelInferResponse, form: Form, arrays: Iterable[Array]) -> None:
-    """Say which outputs there are, with their values as typed lists."""
+def typed(form: Form, arrays: Iterable[Array]) -> pb.ModelInferResponse:
+    """Outputs with their values as typed lists."""
+    response = pb.ModelInferResponse()
     describe(response, form)
     for tensor, array in zip(response.outputs, arrays, strict=True):
         getattr(tensor.contents, CONTENTS[tensor.datatype]).extend(array.ravel().tolist())
+    return response
+
+
+def raw_field(size: int) -> bytes:
+    """What goes before an output's raw values of so many bytes in a serialized reply: the field's tag and their length,
+    seven bits a byte (protobuf's encoding guide, "Base 128 Varints")."""
+    field = bytearray([pb.ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER << 3 | LENGTH_DELIMITED])
+    while size >= 1 << 7:
+        field.append(size & 0x7F | 1 << 7)
+        size >>= 7
+    return bytes([*field, size])
 
 
 def travels_raw(form: Form) -> bool:
@@ -78,7 +91,7 @@ def _from_raw(tensor: pb.ModelInferRequest.InferInputTensor, raw: bytes) -> tupl
     name, dtype, shape, size = _layout(head) if len(head) <= HEAD else _layout.__wrapped__(head)
     if len(raw) != size:
         raise InputError(f"input {name!r}: {tensor.datatype} {list(shape)} needs {size} bytes, got {len(raw)}")
-    return name, np.frombuffer(raw, dtype).reshape(shape)
+    return name, np.ndarray(shape, dtype, raw)  # a view, read-only
 
 
 @lru_cache(HEADS)

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+SETTLED_S = 2.5  # of load, after which an agent samples as often as suits it
+
 Call = Callable[[], object]
 Times = NDArray[np.float64]
 CLIENT, SERVER = max(os.sched_getaffinity(0)), min(os.sched_getaffinity(0))  # cores
@@ -103,7 +105,7 @@ def at_rate(call: Call, rate: float, seconds: float) -> Times:
 
 
 def throughput(make: Callable[[], Call], clients: int, seconds: float) -> float:
-    """Answers a second to so many clients, each in a thread of its own."""
+    """Answers a second to so many clients that go on asking, each in a thread of its own."""
     counts, stop = [0] * clients, threading.Event()
 
     def ask(i: int, call: Call) -> None:
@@ -114,7 +116,7 @@ def throughput(make: Callable[[], Call], clients: int, seconds: float) -> float:
     threads = [threading.Thread(target=ask, args=(i, make())) for i in range(clients)]
     for thread in threads:
         thread.start()
-    time.sleep(0.3)
+    time.sleep(SETTLED_S)
     before, start = sum(counts), time.monotonic()
     time.sleep(seconds)
     found = (sum(counts) - before) / (time.monotonic() - start)

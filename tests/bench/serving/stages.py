@@ -6,6 +6,8 @@ What the whole agent takes beside that is what else its process does.
 """
 
 import sys
+import threading
+import time
 from pathlib import Path
 
 from skerry_edge.adapters.runtime_onnx import OnnxRuntime
@@ -20,7 +22,7 @@ from skerry_edge.serve.catalog import Catalog
 from skerry_shared import bundle
 
 STAGES = PROTOCOL, GUARD, RECORDER = ("protocol", "guard", "recorder")
-RUNS, WINDOW_S, RATE = 8, 60.0, 0.05  # as an agent has them for so quick a model
+RUNS, WINDOW_S, RATE, TICK_S = 8, 60.0, 0.05, 1.0  # as an agent has them for so quick a model
 
 
 def active(stage: str, unpacked: bundle.Bundle) -> Active:
@@ -30,8 +32,15 @@ def active(stage: str, unpacked: bundle.Bundle) -> Active:
     guarded = Guarded(model, Guard(len(manifest.labels), Protect()))
     if stage == GUARD:
         return Active(manifest, guarded, lambda *_: None, limits=Limits(RUNS))
-    observe = Recorder(manifest, lambda *_: None, Span(WINDOW_S), RATE).observe
-    return Active(manifest, guarded, observe, limits=Limits(RUNS))
+    recorder = Recorder(manifest, lambda *_: None, Span(WINDOW_S), RATE)
+    threading.Thread(target=_ticks, args=(recorder,), daemon=True).start()
+    return Active(manifest, guarded, recorder.observe, limits=Limits(RUNS))
+
+
+def _ticks(recorder: Recorder) -> None:
+    while True:
+        time.sleep(TICK_S)
+        recorder.tick()
 
 
 def main(stage: str, folder: str, address: str) -> None:
