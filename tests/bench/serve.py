@@ -214,7 +214,7 @@ def inside_grpc(results: Results, made: Device, scale: float) -> None:
 def loaded(served: Device) -> None:
     """Load by all ways in, for there is none of which the agent may have given back the code before it is weighed."""
     for make in (_by_socket, _by_rest, lambda served: _stub(f"unix:{served.folders.socket}")):
-        throughput(lambda: make(served), CLIENTS, 1)  # noqa: B023
+        throughput(lambda: make(served), CLIENTS, 1, 0)  # noqa: B023
 
 
 def memory(results: Results, process: "subprocess.Popen[bytes]", key: str, note: str) -> None:

@@ -19,7 +19,6 @@ from typing import Any, NoReturn
 import grpc
 from google.protobuf.json_format import ParseDict
 
-from skerry_edge.infer.engine import ID_BITS
 from skerry_edge.serve import datatypes, tensors, truths
 from skerry_edge.serve.catalog import Catalog, Policy, Prediction, policy_of
 from skerry_proto.v1 import inference_pb2 as pb
@@ -38,7 +37,6 @@ SERVICE = "inference.GRPCInferenceService"
 MAX_MESSAGE = 64 << 20  # bytes of one request or reply
 NO_DEADLINE_S = 1e9  # grpcio tells of some 300 years where the client set none
 AT_WILL = Policy()
-NO_ID = "\0" * (ID_BITS // 4)  # as long as a prediction's
 STREAMS = 4  # open at once; each holds a thread of the server
 
 CODES: dict[type[SkerryError], grpc.StatusCode] = {
@@ -215,12 +213,13 @@ def _parameters(request: pb.ModelInferRequest) -> dict[str, object]:
 def _reply(request: pb.ModelInferRequest, prediction: Prediction) -> bytes:
     """Serialized in parts: a message's bytes one after the other are the messages merged (protobuf's encoding guide,
     "Last One Wins"), so that what all replies have in common is serialized once."""
-    manifest, wanted, arrays = prediction.manifest, request.outputs, prediction.outputs
+    manifest, name = prediction.manifest, prediction.prediction_id.encode()
+    wanted, arrays = request.outputs, prediction.outputs
     arrays = datatypes.chosen(arrays, [output.name for output in wanted]) if wanted else arrays
     form = tuple([(name, array.dtype, array.shape) for name, array in arrays.items()])
     raw = request.raw_input_contents or tensors.travels_raw(form)
-    head, before = _common(manifest.workload, manifest.release, form if raw else ())
-    parts = [head.replace(NO_ID.encode(), prediction.prediction_id.encode())]
+    head, before = _common(manifest.workload, manifest.release, len(name), form if raw else ())
+    parts = [head.replace(bytes(len(name)), name)]
     if request.id:
         parts.append(_serialized(pb.ModelInferResponse(id=request.id)))
     if raw:
@@ -232,11 +231,12 @@ def _reply(request: pb.ModelInferRequest, prediction: Prediction) -> bytes:
 
 
 @lru_cache
-def _common(workload: str, release: int, form: tensors.Form) -> tuple[bytes, list[bytes]]:
-    """What replies with these outputs as raw values have in common, for the prediction NO_ID, and what goes before the
-    values of each."""
-    common = pb.ModelInferResponse(model_name=workload, model_version=str(release), id=NO_ID)
+def _common(workload: str, release: int, digits: int, form: tensors.Form) -> tuple[bytes, list[bytes]]:
+    """What replies with these outputs as raw values have in common, with a NUL for each character of the prediction's
+    id, and what goes before the values of each output."""
+    nobody = "\0" * digits
+    common = pb.ModelInferResponse(model_name=workload, model_version=str(release), id=nobody)
     common.parameters["release"].int64_param = release
-    common.parameters["prediction_id"].string_param = NO_ID
+    common.parameters["prediction_id"].string_param = nobody
     tensors.describe(common, form)
     return _serialized(common), [tensors.raw_field(prod(shape) * dtype.itemsize) for _, dtype, shape in form]

@@ -104,8 +104,8 @@ def at_rate(call: Call, rate: float, seconds: float) -> Times:
     return paced(call, rate, stop).took
 
 
-def throughput(make: Callable[[], Call], clients: int, seconds: float) -> float:
-    """Answers a second to so many clients that go on asking, each in a thread of its own."""
+def throughput(make: Callable[[], Call], clients: int, seconds: float, settled_s: float = SETTLED_S) -> float:
+    """Answers a second to so many clients, each in a thread of its own, that have asked for ``settled_s`` before."""
     counts, stop = [0] * clients, threading.Event()
 
     def ask(i: int, call: Call) -> None:
@@ -116,7 +116,7 @@ def throughput(make: Callable[[], Call], clients: int, seconds: float) -> float:
     threads = [threading.Thread(target=ask, args=(i, make())) for i in range(clients)]
     for thread in threads:
         thread.start()
-    time.sleep(SETTLED_S)
+    time.sleep(settled_s)
     before, start = sum(counts), time.monotonic()
     time.sleep(seconds)
     found = (sum(counts) - before) / (time.monotonic() - start)
