@@ -213,13 +213,13 @@ def _parameters(request: pb.ModelInferRequest) -> dict[str, object]:
 def _reply(request: pb.ModelInferRequest, prediction: Prediction) -> bytes:
     """Serialized in parts: a message's bytes one after the other are the messages merged (protobuf's encoding guide,
     "Last One Wins"), so that what all replies have in common is serialized once."""
-    manifest, name = prediction.manifest, prediction.prediction_id.encode()
+    manifest, own_id = prediction.manifest, prediction.prediction_id.encode()
     wanted, arrays = request.outputs, prediction.outputs
     arrays = datatypes.chosen(arrays, [output.name for output in wanted]) if wanted else arrays
     form = tuple([(name, array.dtype, array.shape) for name, array in arrays.items()])
     raw = request.raw_input_contents or tensors.travels_raw(form)
-    head, before = _common(manifest.workload, manifest.release, len(name), form if raw else ())
-    parts = [head.replace(bytes(len(name)), name)]
+    head, before = _common(manifest.workload, manifest.release, len(own_id), form if raw else ())
+    parts = [head.replace(bytes(len(own_id)), own_id)]
     if request.id:
         parts.append(_serialized(pb.ModelInferResponse(id=request.id)))
     if raw:
