@@ -16,7 +16,7 @@ from skerry_edge.protect.guard import Guard
 from skerry_edge.protect.strain import Load, Strain, strain
 from skerry_shared.profiles import Thermal
 
-TIDY_S, TIDY_AGAIN_S = 5.0, 60.0  # from when a model begins to serve, by when what loaded it has ended; and then
+TIDY_S, TIDY_AGAIN_S = 5.0, 15.0  # from when a model begins to serve, by when what loaded it has ended; and then
 LOOK_S = 5.0  # between looks at the board: heat takes longer than that to build up, and a look costs a millisecond
 
 
