@@ -99,6 +99,15 @@ def test_heads_that_differ_are_not_taken_for_each_other(call: Call, tiny: bundle
         np.testing.assert_allclose(scores, right[:examples], atol=1e-6)
 
 
+@pytest.mark.parametrize("examples", [10, 11, 1365, 1366])  # scores of 12 bytes each: before and after 2^7, 2^14 bytes
+def test_raw_replies_of_any_length(call: Call, tiny: bundle.Bundle, examples: int) -> None:
+    images, right = tiny.golden.inputs["image"], np.asarray(tiny.golden.outputs["scores"], np.float32)
+    reply = call("ModelInfer", raw_request(np.resize(images, (examples, *images.shape[1:]))), pb.ModelInferResponse)
+    assert [len(raw) for raw in reply.raw_output_contents] == [12 * examples, 4 * examples]
+    scores = np.frombuffer(reply.raw_output_contents[0], "<f4").reshape(examples, 3)
+    np.testing.assert_allclose(scores, np.resize(right, (examples, 3)), atol=1e-6)
+
+
 def test_typed_in_typed_out(call: Call, tiny: bundle.Bundle) -> None:
     reply = call("ModelInfer", typed_request(tiny.golden.inputs["image"]), pb.ModelInferResponse)
     scores = np.reshape(reply.outputs[0].contents.fp32_contents, (8, 3))
