@@ -232,8 +232,8 @@ def test_memory_is_given_back_soon_after_a_model_began_to_serve_and_now_and_then
     now, given = [0.0], list[float]()
     monkeypatch.setattr(memory, "give_back", lambda: given.append(now[0]))
     upkeep = Upkeep(Protect(), Thermal(), Updates(), lambda *_: None, lambda: now[0])
-    for now[0] in range(100):
-        if now[0] == 20:
+    for now[0] in range(int(10 + TIDY_S + TIDY_AGAIN_S) + 1):
+        if now[0] == 10:
             upkeep.watch("fashion", 1, Guard(LABELS, Protect()))
         upkeep.tick()
-    assert given == [TIDY_S, 20 + TIDY_S, 20 + TIDY_S + TIDY_AGAIN_S]
+    assert given == [TIDY_S, 10 + TIDY_S, 10 + TIDY_S + TIDY_AGAIN_S]
