@@ -1,5 +1,6 @@
 """Entry points by name: ours and a third party's take the same road; nothing is imported before it is asked for."""
 
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -11,6 +12,7 @@ def names(group: str) -> tuple[str, ...]:
     return tuple(sorted({point.name for point in entry_points(group=group)}))
 
 
+@cache  # what is installed is told by some hundred files
 def load(group: str, name: str) -> Any:
     """The object behind ``name``. Raises NotFoundError (lists the known) or ConfigError (names what is missing)."""
     found = [point for point in entry_points(group=group) if point.name == name]

@@ -150,7 +150,8 @@ def pack(stream: bytes, thorough: bool = True) -> bytes:
     level = THOROUGH if thorough and len(stream) <= SMALL else QUICK
     wanted = zstd.CompressionParameter
     options: dict[int, int] = {wanted.compression_level: level, wanted.checksum_flag: 1, wanted.dict_id_flag: 0}
-    return zstd.compress(stream, options=options, zstd_dict=DICTIONARY)
+    digested = DICTIONARY.as_digested_dict  # once for each level; else it would be most of the work, each time
+    return zstd.compress(stream, options=options, zstd_dict=digested)
 
 
 def unpack(payload: bytes) -> bytes:
