@@ -7,10 +7,14 @@ too early costs next to nothing. See docs/decisions/0005.
 
 import ctypes
 import mmap
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 M_ARENA_MAX = -8  # of malloc.h
+CLEAN = re.compile(
+    r"^([0-9a-f]+)-([0-9a-f]+) r-[x-]p \S+ \S+ \S+ +/.*\n(?:[A-Z].*\n)*?Anonymous: +0 kB", re.MULTILINE
+)  # a mapping in smaps (proc_pid_smaps(5)); by an expression, for requests wait: it is some thousand lines
 
 _libc = ctypes.CDLL(None)
 
@@ -25,21 +29,15 @@ def give_back() -> None:
     """Return freed memory, and unmap the code that is not running; either is taken again as it is needed."""
     if trim := getattr(_libc, "malloc_trim", None):
         trim(0)
-    for start, length in clean_code(Path("/proc/self/smaps").read_text().splitlines()):
+    for start, length in clean_code(Path("/proc/self/smaps").read_text()):
         _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), mmap.MADV_DONTNEED)
 
 
-def clean_code(smaps: Iterable[str]) -> Iterator[tuple[int, int]]:
+def clean_code(smaps: str) -> Iterator[tuple[int, int]]:
     """Address and length of each mapping of a file, executable or read only, that is as it is on disk.
 
     A page that was written to (by the dynamic linker, by a debugger) would be lost: its mapping is left alone.
     """
-    start = length = 0
-    for line in smaps:
-        field, *values = line.split()
-        if not field.endswith(":"):
-            start, end = (int(address, 16) for address in field.split("-"))
-            of_file = values[0] in ("r-xp", "r--p") and "".join(values[4:5]).startswith("/")
-            length = end - start if of_file else 0
-        elif field == "Anonymous:" and values[0] == "0" and length:
-            yield start, length
+    for mapping in CLEAN.finditer(smaps):
+        start, end = (int(address, 16) for address in mapping.groups())
+        yield start, end - start

@@ -109,7 +109,6 @@ def main() -> None:
                 over_grpc(results, served, address, scale)
                 staged(results, served, made, address, Path(folder), scale)
             inside_grpc(results, made, scale)
-            memory(results, process, "agent_first_minute_mb", "start-up's memory given back, then load by all ways in")
             weighed(results, served, process, scale)
             results.figure("agent_pss_mb", memory_mb(process.pid, "Pss"), "shared pages counted in shares")
             swap(results, served, gateway, 2 if options.quick else SWAPS)

@@ -27,6 +27,7 @@ FIELDS = """\
 {span} {perms} 00000000 08:01 42 {path}
 Rss:                  64 kB
 Anonymous:        {dirty:6d} kB
+AnonHugePages:         0 kB
 VmFlags: rd ex mr mw me
 """
 
@@ -56,4 +57,4 @@ def test_only_what_is_as_on_disk_is_given_back(maps: list[tuple[str, str, int]])
         for i, (perms, path, dirty) in enumerate(maps)
         if perms in ("r-xp", "r--p") and path.startswith("/") and not dirty
     ]
-    assert list(clean_code(smaps.splitlines())) == right
+    assert list(clean_code(smaps)) == right

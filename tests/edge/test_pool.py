@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from skerry_edge.serve.pool import Call, Pool
+from skerry_edge.serve.pool import Call, Pool, Waker, _Crew
 
 PATIENCE_S = 10
 
@@ -67,6 +67,32 @@ def test_the_thread_that_was_idle_last_goes_first() -> None:
         assert ended.wait(PATIENCE_S)
     two = sum(count for _, count in used.most_common(2))  # one may still be on its way to rest when the next call comes
     assert two > 300
+
+
+def test_ends_in_whatever_thread_the_garbage_is_collected() -> None:
+    crew, ends = _Crew(), threading.Event()
+
+    class Idle(list[Waker]):
+        """A list during whose changes garbage is collected, and the pool with it."""
+
+        def append(self, waker: Waker) -> None:
+            super().append(waker)
+            crew.dismiss()
+
+    crew._idle = Idle()
+    threading.Thread(target=lambda: (crew.work(), ends.set()), daemon=True).start()
+    assert ends.wait(PATIENCE_S)
+
+
+def test_what_waits_when_it_ends_is_answered() -> None:
+    pool, go, answered = Pool(1), threading.Event(), threading.Semaphore(0)
+    pool.submit(go.wait, timeout=PATIENCE_S)
+    for _ in range(10):
+        pool.submit(answered.release)
+    del pool
+    gc.collect()
+    go.set()
+    assert all(answered.acquire(timeout=PATIENCE_S) for _ in range(10))
 
 
 def test_its_threads_end_with_it_and_keep_nothing_of_a_call() -> None:

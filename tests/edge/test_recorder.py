@@ -170,14 +170,33 @@ def test_a_model_that_has_served_for_long_sends_more_samples_together() -> None:
 def test_answers_that_come_fast_are_sampled_less_often_and_say_so() -> None:
     sunk, now, rates = Sunk(), [0.0], dict[float, float]()
     recorder = Recorder(MANIFEST, sunk, Span(1e9, lambda: now[0], lambda: now[0]), 0.5, draw=lambda: 0.0)
-    for answers, seconds in ((1600, 2.0), (1600, 2.0), (10, 0.5), (90, 1.5), (10, 2.0)):
+    for answers, seconds in ((1600, 2.0), (1600, 2.0), (10, 0.5), (90, 1.5), (10, 2.0), (10, 2.0)):
         recorder.observe(ids(answers), *batch(answers, answers))
         now[0] += seconds
         recorder.tick()  # half a second is too early to tell
+    recorder.sample_at(0.25)
+    for _ in range(2):
+        recorder.observe(ids(1600), *batch(1600, 1))
+        now[0] += 2.0
+        recorder.tick()
     recorder.close()
     for came, rate in zip(sunk.rows("samples")["time"], sunk.rows("samples")["audit"], strict=True):
         assert rates.setdefault(came, rate) == rate
-    assert rates == {0.0: 0.5, 2.0: 1 / 16, 4.0: 1 / 16, 4.5: 1 / 16, 6.0: 0.5}
+    assert rates == {
+        0.0: 0.5, 2.0: 1 / 16, 4.0: 1 / 16, 4.5: 1 / 16, 6.0: 1 / 8, 8.0: 1 / 4, 10.0: 1 / 4, 12.0: 1 / 16,
+    }  # fmt: skip
+
+
+def test_a_share_that_was_asked_for_stays_while_answers_come_slowly() -> None:
+    sunk, now = Sunk(), [0.0]
+    recorder = Recorder(MANIFEST, sunk, Span(1e9, lambda: now[0], lambda: now[0]), 0.5, draw=lambda: 0.0)
+    recorder.sample_at(0.125)
+    for _ in range(3):
+        recorder.observe(["one"], *batch(1, 1))
+        now[0] += 2.0
+        recorder.tick()
+    recorder.close()
+    assert sunk.rows("samples")["audit"] == [0.125] * 3
 
 
 def test_what_comes_after_close_is_passed_on_at_once() -> None:

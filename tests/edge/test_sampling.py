@@ -177,12 +177,23 @@ def test_each_answer_is_drawn_with_the_probability_that_its_row_says() -> None:
         assert abs(len(mine) - expected) < 5 * np.sqrt(expected)
 
 
-@given(st.floats(0, 1), st.floats(0, 1e9))
-def test_the_audit_is_as_asked_for_or_halved_until_it_is_enough(rate: float, answers_s: float) -> None:
-    found = paced(rate, answers_s)
+@given(st.just(0.0) | st.floats(1e-9, 1), st.floats(0, 1e9), st.integers(0, 20))
+def test_the_audit_is_as_asked_for_or_halved_until_it_is_enough(rate: float, answers_s: float, halved: int) -> None:
+    last = rate / 2**halved
+    found = paced(rate, answers_s, last)
     assert found * answers_s <= ENOUGH * (1 + 1e-9)
-    assert found == rate or found * 2 * answers_s > ENOUGH * (1 - 1e-9)
+    assert found in (rate, 2 * last) or found * 2 * answers_s > ENOUGH * (1 - 1e-9)
+    assert found <= 2 * last
     assert rate == 0 or np.log2(rate / found).is_integer()
+
+
+def test_bursts_are_drawn_as_often_as_suits_them() -> None:
+    rate, drawn = 1.0, list[float]()
+    for second in range(60):
+        answers = 1000 * (second % 5 == 0)
+        drawn.append(rate * answers)
+        rate = paced(1.0, answers, rate)
+    assert sum(drawn[5:]) / 55 <= 2 * ENOUGH
 
 
 def test_batches_that_pack_well_and_badly_take_turns_and_none_is_refused() -> None:

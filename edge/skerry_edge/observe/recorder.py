@@ -81,7 +81,7 @@ class Recorder:
     def sample_at(self, rate: float) -> None:
         """Sample this share of all answers from now on, 0 to 1, and more of those that ``sampling`` prefers.
 
-        Where they come quickly it is less from the next ``tick`` on (see ``sampling.paced``).
+        Where they come quickly it is less from the next ``tick`` on, and comes back by doubling (``sampling.paced``).
         """
         with self._lock:
             self._wanted = self._rate = rate
@@ -105,9 +105,9 @@ class Recorder:
 
     def _set_pace(self) -> None:
         """Sample as often as suits what came since the last time. Holds the lock."""
-        answers = self._counted + self._waiting
-        self._rate = paced(self._wanted, (answers - self._paced) / self._pace.lasted)
-        self._paced = answers
+        self._fold()
+        self._rate = paced(self._wanted, (self._counted - self._paced) / self._pace.lasted, self._rate)
+        self._paced = self._counted
         self._pace.next()
 
     def _due(self) -> list[tuple[str, Rows]]:

@@ -1,10 +1,11 @@
 """Which answers become samples, each with a probability that is known and never 0; pure.
 
 Two phases (Särndal, Swensson, Wretman: Model Assisted Survey Sampling, 1992, chapter 9). ``Strata`` says how likely an
-answer is to be drawn, each by itself (Poisson sampling): every one with the rate that was asked for, the *audit*, and
-more often one that is *uncertain* or of a *rare* class. ``Budget`` says with which probability each one drawn goes
-home. The product is the probability of inclusion π: a sum of value / π over the samples estimates the sum over all
-answers without bias (Horvitz, Thompson 1952). What is of stratum "audit" is by itself a random sample of all answers.
+answer is to be drawn, each by itself (Poisson sampling): every one with the rate that was asked for, or less if answers
+come fast (``paced``), the *audit*, and more often one that is *uncertain* or of a *rare* class. ``Budget`` says with
+which probability each one drawn goes home. The product is the probability of inclusion π: a sum of value / π over the
+samples estimates the sum over all answers without bias (Horvitz, Thompson 1952). What is of stratum "audit" is by
+itself a random sample of all answers of its time.
 """
 
 import math
@@ -32,13 +33,14 @@ MEMORY_S = DAY_S / 8  # in which what is above the reserve would be spent; after
 LEAST = 0.1  # of what comes in is spent even below the reserve, so that every sample has a chance
 
 
-def paced(rate: float, answers_s: float) -> float:
-    """The rate at which answers are drawn that come so fast: ``rate``, halved until it draws ENOUGH a second, or fewer.
+def paced(rate: float, answers_s: float, last: float) -> float:
+    """The rate at which answers are drawn that come so fast: ``rate``, halved until it draws ENOUGH a second, or fewer;
+    at most twice the ``last`` one, so that what comes in bursts is not drawn as if each were the first.
 
     By halves, so that it seldom changes and packs well. It hangs on how many answers came, never on what they were.
     """
     excess = rate * answers_s / ENOUGH
-    return rate * 0.5 ** math.ceil(math.log2(excess)) if excess > 1 else rate
+    return min(rate * 0.5 ** math.ceil(math.log2(excess)) if excess > 1 else rate, 2 * last)
 
 
 class Strata:

@@ -93,16 +93,17 @@ class _Crew:
             del call  # or what it was about would be kept until the next one comes
 
     def dismiss(self) -> None:
-        with self._lock:
-            self._dismissed = True
-            for waker in self._idle:
-                waker.put(None)
+        """Let the threads end once no call waits; none may come any more. No lock: a garbage collection runs this, in
+        whatever thread and wherever that is, even in ``_next``."""
+        self._dismissed = True
+        for waker in list(self._idle):
+            waker.put(None)
 
     def _next(self, waker: Waker) -> Call | None:
         with self._lock:
             if self._calls:
                 return self._calls.popleft()
-            if self._dismissed:
-                return None
             self._idle.append(waker)
+            if self._dismissed:  # looked at last: whoever is not seen idle sees this
+                return None
         return waker.get()
