@@ -1,6 +1,8 @@
 """The promise of the test is statistical: seeded simulations, whole fleets at once."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from math import comb
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from skerry_cloud.drift.bank import Bank, log_sum
-from skerry_cloud.drift.tilts import Floats, Tilts, nearest, smooth
+from skerry_cloud.drift.tilts import AT_ONCE, Floats, Tilts, nearest, smooth
 from skerry_shared.release import Channel
 
 BINS = 16
@@ -28,13 +30,13 @@ def references(rng: np.random.Generator, size: int) -> tuple[Tilts, Floats]:
 
 def run(tilts: Tilts, shares: Floats, rng: np.random.Generator, windows: int, values: int, streams: int) -> Floats:
     """log of the statistic of each stream (rows) after each window (columns) of a second."""
-    bank: Bank[int] = Bank(tilts.log_weights, len(shares))
+    bank: Bank[int] = Bank(tilts.log_weights, len(shares), tilts.by_chance)
     places = np.array([bank.row(stream) for stream in range(streams)])
     statistics = np.empty((streams, windows))
     for window in range(windows):
         counts = rng.multinomial(values, shares, size=streams)
         starts = np.full(streams, float(window))
-        bank.take(places, tilts.log_likelihoods(counts), counts, starts, starts + 1)
+        bank.take(places, tilts.log_likelihoods(counts, AT_ONCE), counts, starts, starts + 1)
         statistics[:, window] = bank.statistic[:streams]
     return statistics
 
@@ -51,13 +53,19 @@ def test_without_a_change_false_alarms_are_no_more_than_stated(size: int, values
     assert np.mean(alarms) <= 1 / 5
 
 
+@pytest.mark.parametrize(("size", "values"), [(96, 160), (304, 100)])
+def test_windows_that_hold_more_than_the_reference_alarm_no_more_than_stated(size: int, values: int) -> None:
+    """A hundredth may, in 60 windows; of the smaller, twice as many do where each value is charged and nothing else."""
+    rng = np.random.default_rng(7)
+    alarms = [(run(*references(rng, size), rng, 60, values, 4).max(axis=1) >= np.log(6000)).mean() for _ in range(100)]
+    assert np.mean(alarms) <= 1 / 100
+
+
 def test_a_small_reference_would_cry_wolf_without_its_charge() -> None:
     """The charge is what keeps the promise: without it the same streams alarm."""
     rng = np.random.default_rng(7)
     tilts, shares = references(rng, 300)
-    p = smooth([300 // BINS] * BINS + [0])
-    uncharged = tilts.log_ratios - np.log(np.exp(tilts.log_ratios) @ p)[:, None]
-    bare = Tilts(tilts.words, tilts.bins, uncharged, tilts.log_weights)
+    bare = replace(tilts, charges=np.zeros_like(tilts.charges))
     alarmed = run(bare, shares, rng, 100, 300, 20).max(axis=1) >= np.log(500)
     assert alarmed.mean() > 1 / 2
 
@@ -88,6 +96,40 @@ def test_a_real_change_is_found_soon_and_named(shift: float, spread: float, with
 
     counts = rng.multinomial(1000, shifted(shares, rng, shift, spread))
     assert tilts.words[int(tilts.log_likelihoods(counts).argmax())] in words
+
+
+def test_what_the_stream_has_shown_before_makes_up_for_a_small_reference() -> None:
+    rng = np.random.default_rng(5)
+    tilts, shares = references(rng, 304)
+    changed = shifted(shares, rng, 0.25, 1.0)
+    known, new = rng.multinomial(3000, shares), rng.multinomial(300, changed)
+    fresh = np.full(len(tilts.words), 300.0)
+    knowing, not_knowing = tilts.by_chance(known + new, fresh), tilts.by_chance(new, fresh)
+    strongest = int(tilts.log_likelihoods(new, AT_ONCE).argmax())
+    assert tilts.words[strongest] == "higher" and knowing[strongest] < not_knowing[strongest] / 2
+
+
+def test_what_chance_explains_is_the_mean_over_all_draws() -> None:
+    """Beside the exact mean, for small changes; and exactly none, or all of it, where none or all is drawn."""
+    reference, total = np.array([12] * 8 + [0]), np.array([3, 4, 6, 4, 6, 6, 8, 11, 0])
+    tilts = Tilts.of(channel(reference.tolist()))
+    tilts = replace(tilts, reference=reference, charges=np.full_like(tilts.charges, np.inf))
+    small = np.abs(tilts.log_ratios[:, :8]).max(axis=1) < 0.5
+    assert small.sum() > 10
+    for drawn in (1, 10, 25, 48):
+        paid = tilts.by_chance(total, np.full(len(small), float(drawn)))[small]
+        expected = np.array([_log_mean(reference + total, ratios, drawn) for ratios in np.exp(tilts.log_ratios[small])])
+        np.testing.assert_allclose(paid, np.maximum(expected, 0.0), atol=0.1)
+    assert not tilts.by_chance(total, np.zeros(len(small))).any()
+
+
+def _log_mean(counts: NDArray[np.integer], ratios: Floats, drawn: int) -> float:
+    """log of the mean of the product of ``ratios`` over all draws without replacement: of Π (1 + r·z)^counts the
+    coefficient of z^drawn, by how many draws there are."""
+    ways = np.array([1.0])
+    for count, ratio in zip(counts.tolist(), ratios.tolist(), strict=True):
+        ways = np.convolve(ways, [comb(count, k) * ratio**k for k in range(count + 1)])[: drawn + 1]
+    return float(np.log(ways[drawn] / comb(int(counts.sum()), drawn)))
 
 
 def test_missing_values_are_found_and_named() -> None:

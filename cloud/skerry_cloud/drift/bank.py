@@ -7,7 +7,7 @@ dependence, however long windows are and however late they come (Shin, Ramdas, R
 on multinomials: Lindon, Malek: Anytime-valid inference for multinomial count data, arXiv:2011.03567).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -19,7 +19,11 @@ from skerry_cloud.drift.tilts import Floats
 K = TypeVar("K")
 Places = NDArray[np.int64]
 
-STATE = ("log_r", "cusum", "began", "mark", "span", "statistic", "counts")
+STATE = (
+    "log_r", "cusum", "began", "fresh", "mark", "span", "statistic", "strongest", "counts", "total",
+)  # fmt: skip
+
+ByChance = Callable[[Places, Floats], Floats]  # see ``Tilts.by_chance``
 
 
 @dataclass
@@ -28,21 +32,26 @@ class Bank(Generic[K]):
 
     log_weights: Floats  # J
     bins: int  # K
+    by_chance: ByChance = lambda _, fresh: np.zeros_like(fresh)  # what is taken from log R
     rows: dict[K, int] = field(default_factory=dict)
     log_r: Floats = field(init=False)  # rows × J
     cusum: Floats = field(init=False)  # rows × J: log of the evidence since the likeliest change
     began: Floats = field(init=False)  # rows × J: Unix seconds of that change
+    fresh: Floats = field(init=False)  # rows × J: values since it
     mark: Floats = field(init=False)  # rows: Unix seconds until when there were windows
     span: Floats = field(init=False)  # rows: seconds of the last window
     statistic: Floats = field(init=False)  # rows: log of the mean R
-    counts: Places = field(init=False)  # rows × K: since the evidence for the strongest alternative began
+    strongest: Places = field(init=False)  # rows: the alternative that speaks loudest
+    counts: Places = field(init=False)  # rows × K: since the evidence for that one began
+    total: Places = field(init=False)  # rows × K: of all windows
 
     def __post_init__(self) -> None:
         """No rows yet."""
         alternatives = len(self.log_weights)
-        self.log_r, self.cusum, self.began = (np.empty((0, alternatives)) for _ in range(3))
+        self.log_r, self.cusum, self.began, self.fresh = (np.empty((0, alternatives)) for _ in range(4))
         self.mark, self.span, self.statistic = (np.empty(0) for _ in range(3))
-        self.counts = np.empty((0, self.bins), np.int64)
+        self.strongest = np.empty(0, np.int64)
+        self.counts, self.total = (np.empty((0, self.bins), np.int64) for _ in range(2))
 
     def row(self, key: K) -> int:
         """The row of ``key``, a fresh one if there is none yet."""
@@ -68,21 +77,32 @@ class Bank(Generic[K]):
         place = self.rows.get(key)
         if place is not None:
             self.log_r[place], self.cusum[place], self.began[place] = -np.inf, 0.0, np.nan
-            self.statistic[place], self.counts[place] = -np.inf, 0
+            self.fresh[place], self.total[place], self.counts[place] = 0.0, 0, 0
+            self.statistic[place], self.strongest[place] = -np.inf, 0
 
     def take(self, places: Places, gains: Floats, counts: Places, starts: Floats, ends: Floats) -> None:
         """A window of each row in ``places`` (each at most once): log L (n × J), counts (n × K), start and end (n)."""
-        mark = self.mark[places]
+        rows = _rows(places)
+        mark, cusum = self.mark[rows], self.cusum[rows]
+        goes_on = cusum > 0
         with np.errstate(divide="ignore"):  # a window that came late adds no time
             credit = np.log(np.maximum(ends - np.maximum(mark, starts), 0.0))
-        log_r = log_add(self.log_r[places], credit[:, None]) + gains
-        cusum = self.cusum[places]
-        self.began[places] = np.where(cusum <= 0, starts[:, None], self.began[places])
-        self.log_r[places], self.cusum[places] = log_r, np.maximum(cusum, 0.0) + gains
-        self.mark[places], self.span[places] = np.maximum(mark, ends), ends - starts
-        self.statistic[places] = log_sum(log_r + self.log_weights)
-        goes_on = self.since(places) < starts
-        self.counts[places] = counts + self.counts[places] * goes_on[:, None]
+        log_r = log_add(self.log_r[rows], credit[:, None]) + gains
+        fresh, total = self.fresh[rows] * goes_on + counts.sum(axis=1)[:, None], self.total[rows] + counts
+        weighed = log_r - self.by_chance(total, fresh) + self.log_weights
+        self.log_r[rows], self.cusum[rows] = log_r, np.maximum(cusum, 0.0) + gains
+        self.began[rows] = np.where(goes_on, self.began[rows], starts[:, None])
+        self.fresh[rows], self.total[rows] = fresh, total
+        self.mark[rows], self.span[rows] = np.maximum(mark, ends), ends - starts
+        self.statistic[rows], self.strongest[rows] = log_sum(weighed), weighed.argmax(axis=1)
+        lasts = self.since(places) < starts
+        self.counts[rows] = counts + self.counts[rows] * lasts[:, None]
+
+    def recent(self, key: K, alternative: int) -> float:
+        """log of the evidence for an alternative in what came since the change."""
+        place = self.rows[key]
+        taken = self.by_chance(self.total[place], self.fresh[place])
+        return float(self.cusum[place, alternative] - taken[alternative])
 
     @property
     def width(self) -> int:
@@ -95,11 +115,11 @@ class Bank(Generic[K]):
 
     def best(self, key: K) -> int:
         """The alternative that the evidence of this row is strongest for."""
-        return int(self._best(np.array([self.rows[key]]))[0])
+        return int(self.strongest[self.rows[key]])
 
     def since(self, places: Places) -> Floats:
         """Start of the window where the evidence for each row's strongest alternative began."""
-        began: Floats = self.began[places, self._best(places)]
+        began: Floats = self.began[places, self.strongest[places]]
         return began
 
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -112,14 +132,15 @@ class Bank(Generic[K]):
         for name in STATE:
             setattr(self, name, arrays[name].copy())
 
-    def _best(self, places: Places) -> Places:
-        best: Places = (self.log_r[places] + self.log_weights).argmax(axis=1)
-        return best
-
     def _grow(self, by: int) -> None:
         for name in STATE:
             array = getattr(self, name)
             setattr(self, name, np.concatenate([array, np.zeros((by, *array.shape[1:]), array.dtype)]))
+
+
+def _rows(places: Places) -> slice | Places:
+    """The same rows; as a slice, which copies nothing, where one follows the other."""
+    return slice(places[0], places[-1] + 1) if (np.diff(places) == 1).all() else places
 
 
 def log_add(log_r: Floats, credit: Floats) -> Floats:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from skerry_cloud.drift.bank import STATE, Bank
 from skerry_cloud.drift.finding import Place
-from skerry_cloud.drift.traffic import Known, Traffic
+from skerry_cloud.drift.traffic import Known, Pool, Traffic
 from skerry_cloud.drift.watch import Silence, State
 from skerry_shared.config import decode
 from skerry_shared.errors import InputError
@@ -62,13 +62,14 @@ def _load_traffic(told: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], t
         traffic.join(device, Known([channels[place] for place in places], group))
     for channel, (name, keys) in zip(channels, told["series"], strict=True):
         if channel in traffic.series:
-            series = traffic.series[channel]
-            series.bank = _load_bank(name, keys, arrays)
-            if series.bank.width != len(series.tilts.words):
-                raise InputError(f"checkpoint: {channel.name} has {series.bank.width} alternatives")
+            bank = traffic.series[channel].bank
+            if (width := len(arrays[f"{name}/log_weights"])) != bank.width:
+                raise InputError(f"checkpoint: {channel.name} has {width} alternatives")
+            bank.load(keys, _rows(name, arrays))
     for channel, name, keys in told["pools"]:
-        bank = _load_bank(name, [(level, pool) for level, pool in keys], arrays)
-        traffic.pools[channel, bank.width] = bank
+        pools: Bank[Pool] = Bank(arrays[f"{name}/log_weights"], arrays[f"{name}/counts"].shape[1])
+        pools.load([(level, pool) for level, pool in keys], _rows(name, arrays))
+        traffic.pools[channel, pools.width] = pools
     return traffic
 
 
@@ -80,7 +81,5 @@ def _dump_bank(bank: Bank[Any], arrays: Arrays) -> tuple[str, list[Any]]:
     return name, sorted(bank.rows, key=bank.rows.__getitem__)
 
 
-def _load_bank(name: str, keys: list[Any], arrays: Mapping[str, NDArray[Any]]) -> Bank[Any]:
-    bank: Bank[Any] = Bank(arrays[f"{name}/log_weights"], arrays[f"{name}/counts"].shape[1])
-    bank.load(keys, {part: arrays[f"{name}/{part}"] for part in STATE})
-    return bank
+def _rows(name: str, arrays: Mapping[str, NDArray[Any]]) -> Arrays:
+    return {part: arrays[f"{name}/{part}"] for part in STATE}

@@ -9,11 +9,18 @@ null hypothesis, {r : r ≥ (1-ε)p}, and p is replaced by the member of it that
 with c such that it sums to 1: the reverse information projection, for which q/p* has mean 1 at most under each member
 (Grünwald, de Heide, Koolen: Safe testing, arXiv:1906.07801; for ε-contamination it is Huber's clipped ratio, 1965).
 
-*Finite reference.* p is an estimate from n_ref values, so the mean of q/p* errs by a standard deviation of
-sqrt(chi2/n_ref), with chi2 the variance of q/p* under p. Each value is charged d = log(1 + c·sqrt(chi2/n_ref)), without
-which small references alarm by themselves. c is 2 for large references and more for small ones, where some of the many
-alternatives err by more: with n_ref = 84, 160 values a window and a stated 1 %, c = 2 lets 7 % of quiet channels alarm,
-c = 3 lets 0.3 %.
+*Finite reference.* p is an estimate from n_ref values. The mean of q/p* errs by a standard deviation of
+sqrt(chi2/n_ref), with chi2 the variance of q/p* under p, so each value is charged d = log(1 + c·sqrt(chi2/n_ref)),
+without which small references alarm by themselves. c is 2 for large references and more for small ones, where some of
+the many alternatives err by more. That is what a pool pays, for its members need not share one reference.
+
+A device pays half of d for each value, and then what chance explains: the n values since a change are held against all
+that is known. Given the M values of reference and stream together they are a draw without replacement if nothing
+changed, over which exp(sum of log q/p*) has a mean to be divided by. With m the mean of q/p* over all M, and T the sum
+of log q/p*, its log is n·log m less (n/M)²·(M·log m - T): exact for n = 0 and M, to second order in log q/p* between.
+(It is also what remains of L if p has Jeffreys' prior and is integrated out.) So an error of the reference, which all
+of the stream shows, is no evidence, and what the stream has shown before a change makes up for a small reference. It
+is 0 at least, and with the half at most 1¼ d, else a change that was there from the first value would never be found.
 
 Arrays are float64; ``...`` stands for any leading shape (rows of a bank), K for bins, J for alternatives.
 """
@@ -21,6 +28,7 @@ Arrays are float64; ``...`` stands for any leading shape (rows of a bank), K for
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import NormalDist
 
 import numpy as np
@@ -32,14 +40,18 @@ from skerry_shared.sketch import CLASS
 Floats = NDArray[np.float64]
 
 LOCATIONS = (0.1, 0.25, 0.4, 0.6, 1.0)  # in deviations of the reference; small ones are for pools of many devices
-SCALES = (-0.4, -0.15, 0.1, 0.2, 0.4)  # of z² in the exponent; negative is narrower
-SKEWS = (0.1, 0.25)  # of (z³ - 3z)/√6
+SCALES = (-0.4, -0.15, 0.15, 0.4)  # of z² in the exponent; negative is narrower
+SKEWS = (0.25,)  # of (z³ - 3z)/√6
 TAILS = (0.05, 0.2)  # share of the traffic that moves to the first and last bin
 SPIKES = (0.05, 0.1, 0.2)  # share of the traffic that moves to one bin
-GAINS = (0.8, 0.9, 1.1, 1.25)  # factors of values
+GAINS = (0.8, 1.25)  # factors of values
+PARTS, PART_LOCATIONS = (0.1, 0.25), (1.5, 2.5)  # a share of the traffic moves by so many deviations, the rest stays
 REMAINS = 0.02  # share of the reference in those, so that no bin is empty
 RARER = 0.3  # what is left of one bin
 LIMIT = 0.97  # share of what lies beyond a sensor's limit that is heaped there
+
+AT_ONCE, MOST = 0.5, 1.25  # of d, that a device pays for each value, and at most
+NEVER_SEEN = 0.5  # values that a bin has more than were counted (Jeffreys' prior)
 
 Alternative = tuple[str, int, Floats]  # word, bin of a spike or -1, q
 
@@ -50,13 +62,16 @@ class Tilts:
 
     words: tuple[str, ...]
     bins: NDArray[np.int64]
-    log_ratios: Floats  # J × K: log(q/p*), charged with d
+    log_ratios: Floats  # J × K: log(q/p*)
+    charges: Floats  # J: d
     log_weights: Floats  # J: of the mixture; each kind of change has the same share
+    reference: Floats  # K: the reference's counts, with the little that bins have that were never seen
 
     @classmethod
     def of(cls, reference: Channel, tolerance: float = 0.0) -> "Tilts":
         """``tolerance``: ε, 0 to 1."""
         p, size = smooth(reference.counts), max(sum(reference.counts), 1)
+        known = np.asarray(reference.counts, np.float64) + NEVER_SEEN
         families = _families(reference, p, len(reference.edges) + 1)
         found = [(alternative, math.log(len(families) * len(family))) for family in families for alternative in family]
         q = np.array([alternative for (_, _, alternative), _ in found])
@@ -64,17 +79,34 @@ class Tilts:
         chi2 = np.maximum(ratios**2 @ p - (ratios @ p) ** 2, 0.0)
         charges = np.log1p(_deviations(size) * np.sqrt(chi2 / size))
         words, bins = tuple(word for (word, _, _), _ in found), np.array([spike for (_, spike, _), _ in found])
-        return cls(words, bins, np.log(ratios) - charges[:, None], -np.array([weight for _, weight in found]))
+        return cls(words, bins, np.log(ratios), charges, -np.array([weight for _, weight in found]), known)
 
-    def log_likelihoods(self, counts: NDArray[np.integer]) -> Floats:
-        """(..., K) counts of a window → (..., J) log L, charged."""
-        likelihoods: Floats = counts @ self.log_ratios.T
+    def log_likelihoods(self, counts: NDArray[np.integer], share: float = 1.0) -> Floats:
+        """(..., K) counts of a window → (..., J) log L, of which ``share`` of the charges is taken."""
+        likelihoods: Floats = counts @ (self.log_ratios - share * self.charges[:, None]).T
         return likelihoods
+
+    def by_chance(self, total: NDArray[np.integer], fresh: Floats) -> Floats:
+        """(..., K) counts of a stream, (..., J) how many of its values are since the change → (..., J) what a device
+        pays beside ``AT_ONCE``."""
+        together = total + self.reference
+        size = together.sum(axis=-1)[..., None]
+        mean = np.log1p((total / size) @ self._excess)
+        beyond = np.maximum(mean - (together / size) @ self.log_ratios.T, 0.0)
+        explained = mean - beyond * (fresh / size)
+        paid: Floats = fresh * np.minimum(np.maximum(explained, 0.0), (MOST - AT_ONCE) * self.charges)
+        return paid
+
+    @cached_property
+    def _excess(self) -> Floats:
+        """K × J: q/p* - 1."""
+        excess: Floats = np.expm1(self.log_ratios).T
+        return excess
 
 
 def smooth(counts: Sequence[int] | NDArray[np.integer]) -> Floats:
-    """Probabilities from counts; a bin never seen has a little (Jeffreys' prior)."""
-    pseudo = np.asarray(counts, np.float64) + 0.5
+    """Probabilities from counts; a bin never seen has a little."""
+    pseudo = np.asarray(counts, np.float64) + NEVER_SEEN
     probabilities: Floats = pseudo / pseudo.sum()
     return probabilities
 
@@ -132,9 +164,13 @@ def _families(reference: Channel, p: Floats, values: int) -> list[list[Alternati
     location = [(word, -1, _tilt(p, sign * size * z, values)) for size in LOCATIONS for word, sign in SIGNS]
     scale = [("wider" if size > 0 else "narrower", -1, _tilt(p, size * z**2, values)) for size in SCALES]
     skewed = [("skewed", -1, _tilt(p, sign * size * skew, values)) for size in SKEWS for _, sign in SIGNS]
+    parts = [
+        (f"in part {word}", -1, _mix(p, _tilt(p, sign * size * z, values), share))
+        for share in PARTS for size in PART_LOCATIONS for word, sign in SIGNS
+    ]  # fmt: skip
     tails = [("more extreme", -1, _mix(p, _extremes(p, values), share)) for share in TAILS]
     families = [
-        location, scale, skewed + tails, list(_spikes(p, values)), list(_limits(p, values)),
+        location, scale, skewed + tails, parts, list(_spikes(p, values)), list(_limits(p, values)),
         list(_miscalibrated(reference, p, values)),
     ]  # fmt: skip
     return [family for family in families if family]
@@ -180,7 +216,8 @@ def _limits(p: Floats, values: int) -> Iterator[Alternative]:
             if 0 < shares[beyond[:values]].sum() <= 0.5:
                 moved = LIMIT * p * beyond
                 heap = moved.sum()
-                again = heap**2 if len(p) - values == 2 else 0.0  # two in a row at the limit are the same value
+                held = heap + p[place] / 2  # the limit is somewhere in the bin
+                again = held**2 if len(p) - values == 2 else 0.0  # two in a row at the limit are the same value
                 yield word, place, p - moved + (heap - again) * (places == place) + again * (places == values)
 
 
