@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from skerry_cloud.drift.bank import Bank, log_sum
-from skerry_cloud.drift.tilts import AT_ONCE, Floats, Tilts, nearest, smooth
+from skerry_cloud.drift.tilts import Floats, Tilts, nearest, smooth
 from skerry_shared.release import Channel
 
 BINS = 16
@@ -22,10 +22,10 @@ def channel(counts: Sequence[int], sides: int = 1) -> Channel:
     return Channel("c", tuple(map(float, range(len(counts) - sides - 1))), tuple(counts))
 
 
-def references(rng: np.random.Generator, size: int) -> tuple[Tilts, Floats]:
+def references(rng: np.random.Generator, size: int, tolerance: float = 0.0) -> tuple[Tilts, Floats]:
     """A baseline of ``size`` values in equally filled bins, and what the true shares of the bins then are."""
     filled = [size // BINS] * BINS
-    return Tilts.of(channel([*filled, 0])), np.append(rng.dirichlet(filled), 0.0)
+    return Tilts.of(channel([*filled, 0]), tolerance), np.append(rng.dirichlet(filled), 0.0)
 
 
 def run(
@@ -38,13 +38,13 @@ def run(
     pooled: bool = False,
 ) -> Floats:
     """log of the statistic of each stream (rows) after each window (columns) of a second, as a device's or a pool's."""
-    bank: Bank[int] = Bank(tilts.log_weights, len(shares), *([] if pooled else [tilts.by_chance]))
+    bank: Bank[int] = Bank(tilts.log_weights, len(shares), None if pooled else tilts)
     places = np.array([bank.row(stream) for stream in range(streams)])
     statistics = np.empty((streams, windows))
     for window in range(windows):
         counts = rng.multinomial(values, shares, size=streams)
         starts = np.full(streams, float(window))
-        bank.take(places, tilts.log_likelihoods(counts, 1.0 if pooled else AT_ONCE), counts, starts, starts + 1)
+        bank.take(places, tilts.log_likelihoods(counts), counts, starts, starts + 1)
         statistics[:, window] = bank.statistic[:streams]
     return statistics
 
@@ -61,23 +61,23 @@ def test_without_a_change_false_alarms_are_no_more_than_stated(size: int, values
     assert np.mean(alarms) <= 1 / 5
 
 
-def test_windows_that_hold_more_than_the_reference_alarm_no_more_than_stated() -> None:
-    """A hundredth may, in 60 windows; more do where each value is charged and nothing else."""
+def test_a_device_alarms_no_more_than_stated_where_windows_hold_more_than_the_reference() -> None:
+    """A hundredth may, in 60 windows; a pool, which is charged for each value and nothing else, does a bit more."""
 
     def alarmed(pooled: bool) -> float:
         rng = np.random.default_rng(7)
-        highest = [run(*references(rng, 96), rng, 60, 160, 4, pooled).max(axis=1) for _ in range(100)]
+        highest = [run(*references(rng, 96), rng, 60, 160, 4, pooled).max(axis=1) for _ in range(200)]
         return float((np.array(highest) >= np.log(60 / 0.01)).mean())
 
-    assert alarmed(pooled=False) <= 0.01 < alarmed(pooled=True)
+    assert alarmed(pooled=False) <= min(0.01, alarmed(pooled=True))
 
 
 def test_a_small_reference_would_cry_wolf_without_its_charge() -> None:
     """The charge is what keeps the promise: without it the same streams alarm."""
     rng = np.random.default_rng(7)
     tilts, shares = references(rng, 300)
-    bare = replace(tilts, charges=np.zeros_like(tilts.charges))
-    alarmed = run(bare, shares, rng, 100, 300, 20).max(axis=1) >= np.log(500)
+    bare = replace(tilts, log_ratios=tilts.log_ratios + tilts.charges[:, None])
+    alarmed = run(bare, shares, rng, 100, 300, 20, pooled=True).max(axis=1) >= np.log(500)
     assert alarmed.mean() > 1 / 2
 
 
@@ -116,7 +116,7 @@ def test_what_the_stream_has_shown_before_makes_up_for_a_small_reference() -> No
     known, new = rng.multinomial(3000, shares), rng.multinomial(300, changed)
     fresh = np.full(len(tilts.words), 300.0)
     knowing, not_knowing = tilts.by_chance(known + new, fresh), tilts.by_chance(new, fresh)
-    strongest = int(tilts.log_likelihoods(new, AT_ONCE).argmax())
+    strongest = int(tilts.log_likelihoods(new).argmax())
     assert tilts.words[strongest] == "higher" and knowing[strongest] < not_knowing[strongest] / 2
 
 
@@ -124,12 +124,14 @@ def test_what_chance_explains_is_the_mean_over_all_draws() -> None:
     """Beside the exact mean, for small changes; and exactly none, or all of it, where none or all is drawn."""
     reference, total = np.array([12] * 8 + [0]), np.array([3, 4, 6, 4, 6, 6, 8, 11, 0])
     tilts = Tilts.of(channel(reference.tolist()))
-    tilts = replace(tilts, reference=reference, charges=np.full_like(tilts.charges, np.inf))
-    small = np.abs(tilts.log_ratios[:, :8]).max(axis=1) < 0.5
+    ratios = tilts.log_ratios + tilts.charges[:, None]
+    unbounded = np.full_like(tilts.charges, 100.0)
+    tilts = replace(tilts, reference=reference, charges=unbounded, log_ratios=ratios - 100.0)
+    small = np.abs(ratios[:, :8]).max(axis=1) < 0.5
     assert small.sum() > 10
     for drawn in (1, 10, 25, 48):
         paid = tilts.by_chance(total, np.full(len(small), float(drawn)))[small]
-        expected = np.array([_log_mean(reference + total, ratios, drawn) for ratios in np.exp(tilts.log_ratios[small])])
+        expected = np.array([_log_mean(reference + total, row, drawn) for row in np.exp(ratios[small])])
         np.testing.assert_allclose(paid, np.maximum(expected, 0.0), atol=0.1)
     assert not tilts.by_chance(total, np.zeros(len(small))).any()
 

@@ -1,6 +1,7 @@
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from skerry_cloud.drift.finding import DEVICE, FLEET, GROUP, Alarm, Place, summa
 from skerry_cloud.drift.traffic import Known, Window
 from skerry_cloud.drift.watch import Watch
 from skerry_shared import sketch
+from skerry_shared.errors import InputError
 
 NAMES = ("brightness", "contrast", "predicted class")
 REFERENCE = np.random.default_rng(3).normal(size=(3000, 2))
@@ -34,6 +36,10 @@ def stuck(values: np.ndarray[Any, Any]) -> None:
 
 def bit_darker(values: np.ndarray[Any, Any]) -> None:
     values[:, 0] -= 0.2
+
+
+def hardly_darker(values: np.ndarray[Any, Any]) -> None:
+    values[:, 0] -= 0.1
 
 
 def flat(values: np.ndarray[Any, Any]) -> None:
@@ -249,6 +255,23 @@ def test_the_state_outlives_the_process() -> None:
     assert restored.alarmed == fleet.watch.alarmed
     for device in TEN:
         assert restored.evidence(place(DEVICE, device)) == fleet.watch.evidence(place(DEVICE, device))
+
+
+def test_a_state_of_another_kind_is_refused() -> None:
+    fleet = Fleet(TEN)
+    fleet.run(1)
+    with np.load(BytesIO(checkpoint.dump(fleet.watch.state))) as arrays:
+        parts = {name: array for name, array in arrays.items() if name != "0/fresh"}
+    file = BytesIO()
+    np.savez(file, **parts)
+    with pytest.raises(InputError, match="has no fresh"):
+        checkpoint.load(file.getvalue(), 0.01)
+
+
+def test_a_small_change_of_all_that_was_there_from_the_first_window_is_the_fleets() -> None:
+    fleet = Fleet(TEN, tolerance=0.0)
+    (alarm, *_) = fleet.run(40, dict.fromkeys(TEN, hardly_darker))
+    assert alarm.place.level == FLEET
 
 
 def alarms_in_quiet(groups: dict[str, str], windows: int, fleets: Sequence[int], days: float) -> int:

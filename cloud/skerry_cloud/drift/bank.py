@@ -5,11 +5,14 @@ nothing changes the mean of R is at most the time watched, so an alarm at R ≥ 
 least. That holds for any weighted mean of them, over alternatives, channels, devices and groups, whatever their
 dependence, however long windows are and however late they come (Shin, Ramdas, Rinaldo: E-detectors, arXiv:2203.03532;
 on multinomials: Lindon, Malek: Anytime-valid inference for multinomial count data, arXiv:2011.03567).
+
+That is as true as L's mean is 1. A device's is on average over what its reference leaves open (see ``tilts``), and what
+chance explains is taken from R as a whole, by the values since the likeliest change.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +23,17 @@ K = TypeVar("K")
 Places = NDArray[np.int64]
 
 STATE = (
-    "log_r", "cusum", "began", "fresh", "mark", "span", "statistic", "strongest", "counts", "total",
+    "log_r", "cusum", "rise", "began", "fresh", "mark", "span", "statistic", "strongest", "counts", "total",
 )  # fmt: skip
 
-ByChance = Callable[[Places, Floats], Floats]  # see ``Tilts.by_chance``
+
+class Terms(Protocol):
+    """What a device pays for its evidence instead of the charges of each value; see ``tilts``."""
+
+    @property
+    def refund(self) -> Floats: ...  # noqa: D102 - J: of the charges, for each value
+
+    def by_chance(self, total: Places, fresh: Floats) -> Floats: ...  # noqa: D102 - (n × K), (n × J) → (n × J)
 
 
 @dataclass
@@ -32,10 +42,11 @@ class Bank(Generic[K]):
 
     log_weights: Floats  # J
     bins: int  # K
-    by_chance: ByChance = lambda _, fresh: np.zeros_like(fresh)  # what is taken from log R
+    terms: Terms | None = None  # of a device; a pool has none
     rows: dict[K, int] = field(default_factory=dict)
     log_r: Floats = field(init=False)  # rows × J
-    cusum: Floats = field(init=False)  # rows × J: log of the evidence since the likeliest change
+    cusum: Floats = field(init=False)  # rows × J: log of the evidence since the likeliest change, as pools have it
+    rise: Floats = field(init=False)  # rows × J: the same, as R has it
     began: Floats = field(init=False)  # rows × J: Unix seconds of that change
     fresh: Floats = field(init=False)  # rows × J: values since it
     mark: Floats = field(init=False)  # rows: Unix seconds until when there were windows
@@ -48,7 +59,7 @@ class Bank(Generic[K]):
     def __post_init__(self) -> None:
         """No rows yet."""
         alternatives = len(self.log_weights)
-        self.log_r, self.cusum, self.began, self.fresh = (np.empty((0, alternatives)) for _ in range(4))
+        self.log_r, self.cusum, self.rise, self.began, self.fresh = (np.empty((0, alternatives)) for _ in range(5))
         self.mark, self.span, self.statistic = (np.empty(0) for _ in range(3))
         self.strongest = np.empty(0, np.int64)
         self.counts, self.total = (np.empty((0, self.bins), np.int64) for _ in range(2))
@@ -76,33 +87,33 @@ class Bank(Generic[K]):
         """Forget what was seen, if there is such a row."""
         place = self.rows.get(key)
         if place is not None:
-            self.log_r[place], self.cusum[place], self.began[place] = -np.inf, 0.0, np.nan
-            self.fresh[place], self.total[place], self.counts[place] = 0.0, 0, 0
+            self.log_r[place], self.began[place] = -np.inf, np.nan
+            self.cusum[place], self.rise[place], self.fresh[place] = 0.0, 0.0, 0.0
+            self.total[place], self.counts[place] = 0, 0
             self.statistic[place], self.strongest[place] = -np.inf, 0
 
     def take(self, places: Places, gains: Floats, counts: Places, starts: Floats, ends: Floats) -> None:
-        """A window of each row in ``places`` (each at most once): log L (n × J), counts (n × K), start and end (n)."""
+        """A window of each row in ``places`` (n of them, 1 at least, each once): log L (n × J), counts (n × K), start
+        and end (n)."""
         rows = _rows(places)
-        mark, cusum = self.mark[rows], self.cusum[rows]
-        goes_on = cusum > 0
+        mark, rise, size = self.mark[rows], self.rise[rows], counts.sum(axis=1)[:, None]
+        goes_on = rise > 0
         with np.errstate(divide="ignore"):  # a window that came late adds no time
             credit = np.log(np.maximum(ends - np.maximum(mark, starts), 0.0))
-        log_r = log_add(self.log_r[rows], credit[:, None]) + gains
-        fresh, total = self.fresh[rows] * goes_on + counts.sum(axis=1)[:, None], self.total[rows] + counts
-        weighed = log_r - self.by_chance(total, fresh) + self.log_weights
-        self.log_r[rows], self.cusum[rows] = log_r, np.maximum(cusum, 0.0) + gains
+        fresh, total = self.fresh[rows] * goes_on + size, self.total[rows] + counts
+        eager = gains + size * self.terms.refund if self.terms else gains
+        log_r = log_add(self.log_r[rows], credit[:, None]) + eager
+        weighed = log_r + self.log_weights
+        if self.terms:
+            weighed -= self.terms.by_chance(total, fresh)
+        self.log_r[rows], self.rise[rows] = log_r, np.maximum(rise, 0.0) + eager
+        self.cusum[rows] = np.maximum(self.cusum[rows], 0.0) + gains
         self.began[rows] = np.where(goes_on, self.began[rows], starts[:, None])
         self.fresh[rows], self.total[rows] = fresh, total
         self.mark[rows], self.span[rows] = np.maximum(mark, ends), ends - starts
         self.statistic[rows], self.strongest[rows] = log_sum(weighed), weighed.argmax(axis=1)
         lasts = self.since(places) < starts
         self.counts[rows] = counts + self.counts[rows] * lasts[:, None]
-
-    def recent(self, key: K, alternative: int) -> float:
-        """log of the evidence for an alternative in what came since the change."""
-        place = self.rows[key]
-        taken = self.by_chance(self.total[place], self.fresh[place])
-        return float(self.cusum[place, alternative] - taken[alternative])
 
     @property
     def width(self) -> int:

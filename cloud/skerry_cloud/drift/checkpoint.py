@@ -32,7 +32,7 @@ def dump(state: State) -> bytes:
 
 
 def load(data: bytes, tolerance: float) -> State:
-    """Undo ``dump``. Raises InputError if the state is of a watch with other alternatives."""
+    """Undo ``dump``. Raises InputError if the state is of a watch with other alternatives, or another state."""
     with np.load(BytesIO(data), allow_pickle=False) as arrays:
         head = json.loads(arrays["head"].tobytes())
         traffic = {tuple(told["model"]): _load_traffic(told, arrays, tolerance) for told in head["traffic"]}
@@ -82,4 +82,6 @@ def _dump_bank(bank: Bank[Any], arrays: Arrays) -> tuple[str, list[Any]]:
 
 
 def _rows(name: str, arrays: Mapping[str, NDArray[Any]]) -> Arrays:
+    if missing := [part for part in STATE if f"{name}/{part}" not in arrays]:
+        raise InputError(f"checkpoint: has no {', '.join(missing)}")
     return {part: arrays[f"{name}/{part}"] for part in STATE}

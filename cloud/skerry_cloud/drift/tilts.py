@@ -1,7 +1,8 @@
 """What a channel's distribution may change to: alternatives to the reference, and what a window says for each.
 
 The reference gives the probability p of each bin. Against it stands a mixture of alternatives q: exponential tilts of p
-(location, scale, skew), fatter tails and a spike in each bin, each in a few sizes. The evidence of a window for q is
+(location, scale, skew), a part of the traffic that moves, fatter tails, a spike in each bin, a sensor's limit, bias or
+gain, each in a few sizes. The evidence of a window for q is
 L = Π (q/p)^counts, an e-value: its mean is 1 at most while nothing changed. Two corrections keep that true in practice.
 
 *Tolerance.* No device is exactly like the reference. Whatever replaces a share ε of the traffic or less is inside the
@@ -14,13 +15,15 @@ sqrt(chi2/n_ref), with chi2 the variance of q/p* under p, so each value is charg
 without which small references alarm by themselves. c is 2 for large references and more for small ones, where some of
 the many alternatives err by more. That is what a pool pays, for its members need not share one reference.
 
-A device pays half of d for each value, and then what chance explains: the n values since a change are held against all
-that is known. Given the M values of reference and stream together they are a draw without replacement if nothing
-changed, over which exp(sum of log q/p*) has a mean to be divided by. With m the mean of q/p* over all M, and T the sum
-of log q/p*, its log is n·log m less (n/M)²·(M·log m - T): exact for n = 0 and M, to second order in log q/p* between.
-(It is also what remains of L if p has Jeffreys' prior and is integrated out.) So an error of the reference, which all
-of the stream shows, is no evidence, and what the stream has shown before a change makes up for a small reference. It
-is 0 at least, and with the half at most 1¼ d, else a change that was there from the first value would never be found.
+A device pays half of d for each value, and of the other half what chance explains: the n values since a change are
+held against all that is known. Given the M values of reference and stream together they are a draw without replacement
+if nothing changed, over which exp(sum of log q/p*) has a mean to be divided by. With m the mean of q/p* over all M (for
+the reference's own it is taken as 1, the most that is tolerated) and T the sum of log q/p*, its log is
+n·log m - (n/M)²·(M·log m - T): exact for n = 0 and, without a tolerance, n = M; to second order in log q/p* between. It
+is also what remains of L if p has Jeffreys' prior and is integrated out, so what a device is promised holds on average
+over the p that its reference leaves open. An error of the reference, which all of the stream shows, is no evidence
+then, and what the stream has shown before a change makes up for a small reference. A change that was there from the
+first value on pays all of d.
 
 Arrays are float64; ``...`` stands for any leading shape (rows of a bank), K for bins, J for alternatives.
 """
@@ -50,7 +53,7 @@ REMAINS = 0.02  # share of the reference in those, so that no bin is empty
 RARER = 0.3  # what is left of one bin
 LIMIT = 0.97  # share of what lies beyond a sensor's limit that is heaped there
 
-AT_ONCE, MOST = 0.5, 1.25  # of d, that a device pays for each value, and at most
+AT_ONCE = 0.5  # of d, that a device pays for each value, whatever chance explains
 NEVER_SEEN = 0.5  # values that a bin has more than were counted (Jeffreys' prior)
 
 Alternative = tuple[str, int, Floats]  # word, bin of a spike or -1, q
@@ -62,7 +65,7 @@ class Tilts:
 
     words: tuple[str, ...]
     bins: NDArray[np.int64]
-    log_ratios: Floats  # J × K: log(q/p*)
+    log_ratios: Floats  # J × K: log(q/p*), charged with d
     charges: Floats  # J: d
     log_weights: Floats  # J: of the mixture; each kind of change has the same share
     reference: Floats  # K: the reference's counts, with the little that bins have that were never seen
@@ -79,29 +82,36 @@ class Tilts:
         chi2 = np.maximum(ratios**2 @ p - (ratios @ p) ** 2, 0.0)
         charges = np.log1p(_deviations(size) * np.sqrt(chi2 / size))
         words, bins = tuple(word for (word, _, _), _ in found), np.array([spike for (_, spike, _), _ in found])
-        return cls(words, bins, np.log(ratios), charges, -np.array([weight for _, weight in found]), known)
+        weights = -np.array([weight for _, weight in found])
+        return cls(words, bins, np.log(ratios) - charges[:, None], charges, weights, known)
 
-    def log_likelihoods(self, counts: NDArray[np.integer], share: float = 1.0) -> Floats:
-        """(..., K) counts of a window → (..., J) log L, of which ``share`` of the charges is taken."""
-        likelihoods: Floats = counts @ (self.log_ratios - share * self.charges[:, None]).T
+    def log_likelihoods(self, counts: NDArray[np.integer]) -> Floats:
+        """(..., K) counts of a window → (..., J) log L, charged."""
+        likelihoods: Floats = counts @ self.log_ratios.T
         return likelihoods
+
+    @cached_property
+    def refund(self) -> Floats:
+        """J: what a device does not pay for each value."""
+        refund: Floats = (1 - AT_ONCE) * self.charges
+        return refund
 
     def by_chance(self, total: NDArray[np.integer], fresh: Floats) -> Floats:
         """(..., K) counts of a stream, (..., J) how many of its values are since the change → (..., J) what a device
-        pays beside ``AT_ONCE``."""
+        pays instead of the refund."""
         together = total + self.reference
         size = together.sum(axis=-1)[..., None]
-        mean = np.log1p((total / size) @ self._excess)
-        beyond = np.maximum(mean - (together / size) @ self.log_ratios.T, 0.0)
-        explained = mean - beyond * (fresh / size)
-        paid: Floats = fresh * np.minimum(np.maximum(explained, 0.0), (MOST - AT_ONCE) * self.charges)
+        excess, logs = self._uncharged
+        mean = np.log1p((total / size) @ excess)
+        explained = mean - (mean - (together / size) @ logs) * (fresh / size)
+        paid: Floats = fresh * np.minimum(np.maximum(explained, 0.0), self.refund)
         return paid
 
     @cached_property
-    def _excess(self) -> Floats:
-        """K × J: q/p* - 1."""
-        excess: Floats = np.expm1(self.log_ratios).T
-        return excess
+    def _uncharged(self) -> tuple[Floats, Floats]:
+        """q/p* - 1 and log(q/p*), K × J."""
+        logs = (self.log_ratios + self.charges[:, None]).T
+        return np.expm1(logs), logs
 
 
 def smooth(counts: Sequence[int] | NDArray[np.integer]) -> Floats:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from skerry_cloud.drift.bank import Bank, Places
 from skerry_cloud.drift.finding import DEVICE, FLEET, GROUP, Culprit, Place, culprit, log10_days
-from skerry_cloud.drift.tilts import AT_ONCE, Floats, Tilts
+from skerry_cloud.drift.tilts import Floats, Tilts
 from skerry_shared.release import Channel
 
 Pool = tuple[str, str]  # level and name
@@ -47,7 +47,7 @@ class Known:
 
 @dataclass(frozen=True)
 class Part:
-    """Windows of one moment as arrays: log L (n × J) as pools have it, counts (n × K), start and end (n)."""
+    """Windows of one moment as arrays: log L (n × J), counts (n × K), start and end (n)."""
 
     gains: Floats
     counts: Places
@@ -73,12 +73,13 @@ class Series:
     bank: Bank[str]
 
     def take(self, windows: Sequence[Window]) -> Part:
-        """Take in one window a device at most; what pools are told of them."""
+        """Take in one window a device at most."""
         counts = np.concatenate([window.counts for window in windows]).reshape(len(windows), -1)
         starts, ends = np.array([(window.start, window.end) for window in windows]).T
+        part = Part(self.tilts.log_likelihoods(counts), counts, starts, ends)
         places = np.array([self.bank.rows[window.device] for window in windows])
-        self.bank.take(places, self.tilts.log_likelihoods(counts, AT_ONCE), counts, starts, ends)
-        return Part(self.tilts.log_likelihoods(counts), counts, starts, ends)
+        self.bank.take(places, part.gains, counts, starts, ends)
+        return part
 
 
 @dataclass(frozen=True)
@@ -169,10 +170,10 @@ class Traffic:
         best, since, now = bank.best(key), self.since(place, [name]), bank.mark[bank.rows[key]]
         banks = {device: self.members[device].series[name].bank for device in self.devices(place)
                  if device not in self.muted}  # fmt: skip
-        rows = [(found, device, found.rows[device]) for device, found in banks.items() if found.width == bank.width]
-        evidence = [found.recent(device, best) for found, device, row in rows if found.mark[row] > since]
+        rows = [(found, found.rows[device]) for device, found in banks.items() if found.width == bank.width]
+        evidence = [found.cusum[row, best] for found, row in rows if found.mark[row] > since]
         awaited = any(
-            found.mark[row] <= since and now - found.mark[row] < PATIENCE * found.span[row] for found, _, row in rows
+            found.mark[row] <= since and now - found.mark[row] < PATIENCE * found.span[row] for found, row in rows
         )
         odds = np.logaddexp(0.0, -np.array(evidence)) - math.log(2)
         return len(evidence) >= (ENOUGH if awaited else 2) and bool(odds.sum() <= 0)
@@ -200,7 +201,7 @@ class Traffic:
     def _series(self, channel: Channel) -> Series:
         if channel not in self.series:
             tilts = Tilts.of(channel, self.tolerance)
-            bank: Bank[str] = Bank(tilts.log_weights, len(channel.counts), tilts.by_chance)
+            bank: Bank[str] = Bank(tilts.log_weights, len(channel.counts), tilts)
             self.series[channel] = Series(channel, tilts, bank)
         return self.series[channel]
 
