@@ -39,7 +39,7 @@ def test_ranking_takes_front_after_front_and_the_most_accurate_first(pool: dict[
     assert sorted(order) == sorted(pool)
     place = {name: i for i, name in enumerate(order)}
     assert not any(dominates(points[b], points[a]) and place[a] < place[b] for a in pool for b in pool)
-    assert pool[order[0]].accuracy == max(pool[name].accuracy for name in front(points))
+    assert points[order[0]][0] == min(points[name][0] for name in front(points))
 
 
 @given(pools, goals)
