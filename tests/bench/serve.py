@@ -173,7 +173,7 @@ def over_grpc(results: Results, served: Device, floor: str, scale: float) -> Non
     results.spread("grpc_p50_ratio", ours.each(50) / plain.each(50))
     rates = [
         [throughput(lambda: _stub(address), CLIENTS, 1) for address in addresses]  # noqa: B023
-        for _ in range(max(2, int(10 * scale)))
+        for _ in range(max(2, int(30 * scale)))
     ]
     least, most = (median(column) for column in zip(*rates, strict=True))
     note = f"{most:.0f} of {least:.0f} requests/s, {CLIENTS} clients"

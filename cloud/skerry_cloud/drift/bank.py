@@ -22,6 +22,7 @@ from skerry_cloud.drift.tilts import Floats
 K = TypeVar("K")
 Places = NDArray[np.int64]
 
+NO_TIME = 1e-300  # seconds; its logarithm is a number
 STATE = (
     "log_r", "cusum", "rise", "began", "fresh", "mark", "span", "statistic", "strongest", "counts", "total",
 )  # fmt: skip
@@ -99,7 +100,7 @@ class Bank(Generic[K]):
         mark, rise, size = self.mark[rows], self.rise[rows], counts.sum(axis=1)[:, None]
         goes_on = rise > 0
         with np.errstate(divide="ignore"):  # a window that came late adds no time
-            credit = np.log(np.maximum(ends - np.maximum(mark, starts), 0.0))
+            credit = np.log(np.maximum(ends - np.maximum(mark, starts), NO_TIME))
         fresh, total = self.fresh[rows] * goes_on + size, self.total[rows] + counts
         eager = gains + size * self.terms.refund if self.terms else gains
         log_r = log_add(self.log_r[rows], credit[:, None]) + eager
@@ -156,9 +157,9 @@ def _rows(places: Places) -> slice | Places:
 
 def log_add(log_r: Floats, credit: Floats) -> Floats:
     """As ``np.logaddexp``, in half its time; ``credit`` may be minus infinity."""
-    highest = np.maximum(log_r, credit)
-    lower = np.minimum(log_r, credit) - np.where(np.isfinite(highest), highest, 0.0)
-    total: Floats = highest + np.log1p(np.exp(lower))
+    apart = np.abs(log_r - credit)
+    total: Floats = np.log1p(np.exp(-apart))
+    total += np.maximum(log_r, credit)
     return total
 
 

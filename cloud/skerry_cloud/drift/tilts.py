@@ -103,8 +103,11 @@ class Tilts:
         size = together.sum(axis=-1)[..., None]
         excess, logs = self._uncharged
         mean = np.log1p((total / size) @ excess)
-        explained = mean - (mean - (together / size) @ logs) * (fresh / size)
-        paid: Floats = fresh * np.minimum(np.maximum(explained, 0.0), self.refund)
+        explained = (together / size) @ logs - mean
+        explained *= fresh / size
+        explained += mean
+        paid: Floats = np.clip(explained, 0.0, self.refund, out=explained)
+        paid *= fresh
         return paid
 
     @cached_property

@@ -128,18 +128,23 @@ class Watch:
             self.state.most[level] = max(self.state.most[level], count)
 
     def _take(self, beat: Sequence[Window], known: Mapping[Key, Known]) -> list[Alarm]:
-        parts: defaultdict[Model, dict[int, tuple[Series, list[Window]]]] = defaultdict(dict)
+        parts: dict[int, tuple[Series, list[Window]]] = {}
+        models: defaultdict[Model, list[tuple[Series, list[Window]]]] = defaultdict(list)
         judged: dict[Key, dict[str, Series]] = {}
         for window in beat:
             key = window[:3]
             if key not in judged:
                 judged[key] = self._judged(key, known[key])
             found = judged[key].get(window.channel)
-            if found and len(window.counts) == found.bank.bins:
-                parts[key[1:]].setdefault(id(found), (found, []))[1].append(window)
-        for model in parts:
+            if found is None or len(window.counts) != found.bank.bins:
+                continue
+            if (part := parts.get(id(found))) is None:
+                part = parts[id(found)] = found, []
+                models[key[1:]].append(part)
+            part[1].append(window)
+        for model in models:
             self.state.traffic[model].muted = self._muted(model)
-        highest = [self.state.traffic[model].take(part.values()) for model, part in parts.items()]
+        highest = [self.state.traffic[model].take(part) for model, part in models.items()]
         if max(highest, default=-math.inf) < self._log_limit:
             return []  # e-BH alarms only where some R is T at least
         return self._judge(max(window.end for window in beat))
