@@ -9,6 +9,7 @@ their own, which the first run installs below build/bench-drift.
 """
 
 import argparse
+import gc
 import json
 import time
 from collections.abc import Sequence
@@ -167,13 +168,15 @@ def cloud_us(devices: int = 200, channels: int = 20) -> float:
              for d in range(devices) for c in range(channels)], known,
         )  # fmt: skip
 
-    return _best(work, 7) / (devices * channels) * 1e6
+    return _best(work) / (devices * channels) * 1e6
 
 
-def _best(work: object, rounds: int = 30) -> float:
+def _best(work: object) -> float:
     assert callable(work)
+    gc.collect()
+    gc.freeze()  # what the cases left behind is not walked through again and again
     times = []
-    for _ in range(rounds):
+    for _ in range(30):
         begin = time.perf_counter()
         work()
         times.append(time.perf_counter() - begin)
