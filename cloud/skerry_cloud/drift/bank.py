@@ -99,8 +99,7 @@ class Bank(Generic[K]):
         rows = _rows(places)
         mark, rise, size = self.mark[rows], self.rise[rows], counts.sum(axis=1)[:, None]
         goes_on = rise > 0
-        with np.errstate(divide="ignore"):  # a window that came late adds no time
-            credit = np.log(np.maximum(ends - np.maximum(mark, starts), NO_TIME))
+        credit = np.log(np.maximum(ends - np.maximum(mark, starts), NO_TIME))  # a window that came late adds none
         fresh, total = self.fresh[rows] * goes_on + size, self.total[rows] + counts
         eager = gains + size * self.terms.refund if self.terms else gains
         log_r = log_add(self.log_r[rows], credit[:, None]) + eager
@@ -156,7 +155,7 @@ def _rows(places: Places) -> slice | Places:
 
 
 def log_add(log_r: Floats, credit: Floats) -> Floats:
-    """As ``np.logaddexp``, in half its time; ``credit`` may be minus infinity."""
+    """As ``np.logaddexp``, in half its time; one of both may be minus infinity."""
     apart = np.abs(log_r - credit)
     total: Floats = np.log1p(np.exp(-apart))
     total += np.maximum(log_r, credit)
