@@ -33,7 +33,7 @@ from skerry_shared.ports.runtime import Tensors
 
 log = logging.getLogger(__name__)
 
-LOOK_S = 1.0  # between looks at the pointer: one stat, so that a switch is followed within a second
+TICK_S = 1.0  # how late a report may be, and how late a switch is followed
 
 
 class Client:
@@ -49,15 +49,15 @@ class Client:
         self._config: AgentConfig = load(self._folders)
         self._followed = self._folders.workload(model) if model else None
         self._recorder: Recorder | None = None
-        self._engine, self._reporter = Engine(), Reporter(self._folders.socket, self._tick)
+        self._engine, self._reporter = Engine(), Reporter(self._folders.socket)
         submit, window_s = self._reporter.submit, self._config.window_s
         self._load_log = LoadLog(self._engine.loads, lambda: 0, submit, Span(window_s))
         condition = partial(board.condition, thermal_of(self._config).zones)
         self._service = ServiceLog(condition, submit, Span(window_s))
         self._loaded: Pointer | None = None
         self._lock, self._seen, self._closing = threading.Lock(), (0, 0), threading.Event()
-        self._follower = threading.Thread(target=self._follow, name="skerry-follow", daemon=True)
-        self._follower.start()
+        self._keeper = threading.Thread(target=self._keep_up, name="skerry-client", daemon=True)
+        self._keeper.start()
 
     def predict(self, inputs: Tensors) -> Prediction:
         """Answer a batch (first dimension: examples).
@@ -83,7 +83,7 @@ class Client:
     def close(self) -> None:
         """Hand over what was recorded, and stop."""
         self._closing.set()
-        self._follower.join()
+        self._keeper.join()
         if self._recorder:
             self._recorder.close()
         self._service.flush()
@@ -98,19 +98,22 @@ class Client:
     ) -> None:
         self.close()
 
+    def _keep_up(self) -> None:
+        """Pass on what was recorded, and load what the pointer names by now, so that no prediction waits for either.
+
+        Not in the thread that sends reports, which waits for as long as the agent is away.
+        """
+        while not self._closing.wait(TICK_S):
+            self._tick()
+            if self._loaded is not None:  # the first one is loaded by who asks first
+                with self._lock:
+                    self._look()
+
     def _tick(self) -> None:
         if recorder := self._recorder:
             recorder.tick()
         self._service.tick()
         self._load_log.tick()
-
-    def _follow(self) -> None:
-        """Look at the pointer now and then, and load what it names: beside the predictions, so that none waits."""
-        while not self._closing.wait(LOOK_S):
-            if self._loaded is None:
-                continue  # the first one is loaded by who asks first
-            with self._lock:
-                self._look()
 
     def _look(self) -> None:
         folder = self._followed = self._followed or only_workload(self._folders)

@@ -304,7 +304,7 @@ def test_a_client_works_while_the_agent_is_away_and_follows_a_switch(
     machine: Machine, release: Callable[..., tuple[bytes, Manifest]], assign: Callable[..., bytes], pictures: Any,
     weights: np.ndarray[Any, Any], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("skerry_edge.client.LOOK_S", 0.01)
+    monkeypatch.setattr("skerry_edge.client.TICK_S", 0.01)
     monkeypatch.setattr("skerry_edge.serve.local.CLOSE_S", 0.1)
     with Client(machine.folders.root) as client:
         assert client.predict({"image": pictures(1)}).release == 1
@@ -316,6 +316,31 @@ def test_a_client_works_while_the_agent_is_away_and_follows_a_switch(
         with pytest.raises(InputError, match="'image'"):
             client.predict({"image": pictures(1).astype(np.float32)})
     assert client.dropped > 0
+
+
+def test_windows_go_on_while_the_agent_is_away_and_reach_it_later(
+    machine: Machine, pictures: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("skerry_edge.client.TICK_S", 0.01)
+    monkeypatch.setattr("skerry_edge.serve.local.CLOSE_S", 30.0)  # gRPC takes its time between attempts
+    config = machine.folders.config
+    quick = config.read_text().replace("window_s = 3600", "window_s = 0.05")
+    config.write_text(
+        quick.replace("sample_rate = 1.0", "sample_rate = 0.0")
+    )  # who takes many samples ends windows too
+    answered = 0
+    with Client(machine.folders.root) as client:
+        until = time.monotonic() + 0.5
+        while time.monotonic() < until:
+            client.predict({"image": pictures(1)})
+            answered += 1
+        with start(machine.folders.root) as agent:
+            client.close()
+            stop(agent)
+    assert client.dropped == 0
+    told, sizes = machine.told()["windows"], [len(channel.counts) for channel in machine.baseline]
+    assert sum(windows.unpack(sizes, packed).sum() for packed in told["packed"]) == answered * len(sizes)
+    assert len(set(told["start"])) > 2
 
 
 def test_predictions_beside_an_event_loop(machine: Machine, pictures: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,8 +54,8 @@ class Recorder:
         self._draw, self._pace = draw, Span(PACE_S, span.clock, span.timer)
         self._strata = Strata(manifest.baseline, len(manifest.labels))
         self._lock, self._closed = threading.Lock(), False
-        self._like: tuple[NDArray[Any], ...] = ()  # scores and monitors of no example
-        self._seen = deque[tuple[bytes, bytes]]()  # scores and monitors that are not counted yet
+        self._row: np.dtype[Any] | None = None  # scores and monitors of an example
+        self._seen = deque[bytes]()  # rows that are not counted yet, of one or more examples
         self._counted = self._paced = 0  # examples, and those that had come when the pace was set
         self._waiting = 0  # examples of them, about: a thread may forget what another adds at the same moment
         self._counts = self._zero()
@@ -68,8 +68,9 @@ class Recorder:
         """Take in a batch of answers; all arrays are examples first."""
         scores, monitors = outputs["scores"], outputs.get("monitors")
         monitors = scores[:, :0] if monitors is None else monitors  # a workload may monitor nothing
-        self._like = self._like or (scores[:0], monitors[:0])
-        self._seen.append((scores.tobytes(), monitors.tobytes()))  # the arrays are the application's to change
+        if self._row is None:
+            self._row = _row(scores, monitors)
+        self._seen.append(_rows(scores, monitors))
         self._waiting += len(ids)
         rate = self._rate
         for i in range(len(ids)):
@@ -142,14 +143,9 @@ class Recorder:
     def _fold(self) -> None:
         """Count what was seen so far. Holds the lock."""
         self._waiting = 0
-        if seen := [self._seen.popleft() for _ in range(len(self._seen))]:
-            scores, monitors = (b"".join(parts) for parts in zip(*seen, strict=True))
-            like, monitored = self._like
-            examples = len(scores) // (like.itemsize * like.shape[1])
-            self._count(
-                np.ndarray((examples, like.shape[1]), like.dtype, scores),
-                np.ndarray((examples, monitored.shape[1]), monitored.dtype, monitors),
-            )
+        if seen := b"".join([self._seen.popleft() for _ in range(len(self._seen))]):
+            rows = np.frombuffer(seen, self._row)
+            self._count(rows["scores"], rows["monitors"])
 
     def _count(self, scores: NDArray[Any], monitors: NDArray[Any]) -> None:
         values = sketch.channel_values(scores, monitors)
@@ -197,6 +193,20 @@ class Recorder:
 
     def _zero(self) -> list[NDArray[np.int64]]:
         return [np.zeros(len(channel.counts), dtype=np.int64) for channel in self._manifest.baseline]
+
+
+def _row(scores: NDArray[Any], monitors: NDArray[Any]) -> "np.dtype[Any]":
+    return np.dtype([("scores", scores.dtype, scores.shape[1:]), ("monitors", monitors.dtype, monitors.shape[1:])])
+
+
+def _rows(scores: NDArray[Any], monitors: NDArray[Any]) -> bytes:
+    """A copy, for the arrays are the application's to change. One object for each request: its memory is cold when it
+    is counted."""
+    if len(scores) == 1:
+        return scores.tobytes() + monitors.tobytes()
+    rows = np.empty(len(scores), _row(scores, monitors))
+    rows["scores"], rows["monitors"] = scores, monitors
+    return rows.tobytes()
 
 
 def patience(served_s: float) -> float:

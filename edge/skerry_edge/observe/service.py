@@ -6,6 +6,7 @@ The times are those that a guard took of each run. A window in which a model did
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Protocol
 
 import numpy as np
@@ -51,7 +52,7 @@ class Served:
 
     def add(self, runs: Sequence[tuple[float, int]]) -> None:
         """More runs: their seconds and examples."""
-        seconds, examples = np.array(runs, np.float64).T
+        seconds, examples = np.fromiter(chain.from_iterable(runs), np.float64).reshape(-1, 2).T
         self.answered += int(examples.sum())
         self.errors += int((examples == 0).sum())
         self.latency += latency.count(seconds)

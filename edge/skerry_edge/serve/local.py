@@ -9,7 +9,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 import grpc
 
@@ -25,11 +24,10 @@ log = logging.getLogger(__name__)
 
 SERVICE = "skerry.v1.Local"
 TABLES = ("windows", "samples", "load", "service")  # labels have a call of their own; events are the agent's to tell
-WAITING = 256  # reports that may wait for the agent; older ones give way
-TICK_S = 1.0  # how late a report may be
+WAITING_BYTES = 4 << 20  # of reports that may wait for the agent: two minutes of many small samples, or days of counts
+TOGETHER_S = 1.0  # in which late labels go in one call
 CLOSE_S = 2.0  # seconds that closing waits for an agent; it answers after an fsync
 
-T = TypeVar("T")
 Sink = Callable[[str, bytes], None]  # (table, packed rows)
 
 
@@ -54,17 +52,16 @@ def handlers(sink: Sink, label: Learn) -> grpc.GenericRpcHandler:
 class Reporter:
     """The application's end: hands reports to the agent in a thread of its own, so that predictions never wait.
 
-    Reports wait while no agent answers; when too many wait the oldest are dropped and counted. A report is sent once at
-    most: one that may have arrived is not sent again, for counts that arrive twice would be wrong. Late labels go
-    together, about once a second.
+    Reports wait while no agent answers. When they are too many bytes the oldest samples are dropped and counted, and
+    other reports only if no samples are left. A report is sent once at most: one that may have arrived is not sent
+    again, for counts that arrive twice would be wrong. Late labels go together, about once a second.
     """
 
-    def __init__(self, socket: Path, tick: Callable[[], None]) -> None:
-        """``tick`` is called about once a second in this thread; it may report."""
-        self._tick = tick
+    def __init__(self, socket: Path) -> None:
         self._channel = grpc.insecure_channel(f"unix:{socket}")
         self._stub = LocalStub(self._channel)
         self._reports: deque[pb.Report] = deque()
+        self._bytes = 0  # of their payloads
         self._truths: deque[pb.Truth] = deque()
         self._changed, self._closing = threading.Condition(), False
         self.dropped = 0
@@ -74,13 +71,19 @@ class Reporter:
     def submit(self, table: str, payload: bytes) -> None:
         """A finished batch, packed."""
         with self._changed:
-            self._put(self._reports, pb.Report(table=table, payload=payload), WAITING)
+            self._reports.append(pb.Report(table=table, payload=payload))
+            self._bytes += len(payload)
+            while self._bytes > WAITING_BYTES and len(self._reports) > 1:
+                self._give_way()
             self._changed.notify()
 
     def label(self, prediction_id: str, label: str) -> None:
         """The late truth of a prediction."""
         with self._changed:
-            self._put(self._truths, pb.Truth(prediction_id=prediction_id, label=label), AT_ONCE)
+            if len(self._truths) >= AT_ONCE:
+                self._truths.popleft()
+                self.dropped += 1
+            self._truths.append(pb.Truth(prediction_id=prediction_id, label=label))
 
     def close(self) -> None:
         """Send what waits, if the agent is there, and stop."""
@@ -95,22 +98,23 @@ class Reporter:
         self._channel.close()  # cancels a call that still waits for an agent
         self._thread.join()
 
-    def _put(self, queue: "deque[T]", item: T, limit: int) -> None:
-        if len(queue) >= limit:
-            queue.popleft()
-            self.dropped += 1
-        queue.append(item)
+    def _give_way(self) -> None:
+        """Drop one report for the newest. Holds the lock."""
+        samples = (i for i, report in enumerate(self._reports) if report.table == "samples")
+        i = next(samples, 0)
+        self._bytes -= len(self._reports[i].payload)
+        del self._reports[i]
+        self.dropped += 1
 
     def _run(self) -> None:
-        due = time.monotonic() + TICK_S
+        due = time.monotonic() + TOGETHER_S
         while not self._closing:
             with self._changed:
                 self._changed.wait_for(lambda: self._reports or self._closing, max(0.0, due - time.monotonic()))
             self._send_reports()
             if time.monotonic() >= due:
-                due += TICK_S
+                due = time.monotonic() + TOGETHER_S
                 self._send_truths()
-                self._tick()
         self._send_reports()
         self._send_truths()
 
@@ -126,7 +130,11 @@ class Reporter:
 
     def _take(self) -> pb.Report | None:
         with self._changed:
-            return self._reports.popleft() if self._reports else None
+            if not self._reports:
+                return None
+            report = self._reports.popleft()
+            self._bytes -= len(report.payload)
+            return report
 
     def _call(self, method: Callable[..., object], message: pb.Report | pb.Feedback, size: int) -> None:
         try:
