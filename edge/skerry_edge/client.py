@@ -7,6 +7,7 @@ through the agent's socket; nothing it does can change what is installed.
 import asyncio
 import logging
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -33,7 +34,8 @@ from skerry_shared.ports.runtime import Tensors
 
 log = logging.getLogger(__name__)
 
-TICK_S = 1.0  # how late a report may be, and how late a switch is followed
+TICK_S = 1.0  # how late a report may be
+LOOK_S = 1.0  # between looks at the pointer: one stat, so that a switch is followed within a second
 
 
 class Client:
@@ -56,8 +58,15 @@ class Client:
         self._service = ServiceLog(condition, submit, Span(window_s))
         self._loaded: Pointer | None = None
         self._lock, self._seen, self._closing = threading.Lock(), (0, 0), threading.Event()
-        self._keeper = threading.Thread(target=self._keep_up, name="skerry-client", daemon=True)
-        self._keeper.start()
+        duties = (
+            (TICK_S, self._tick),
+            (LOOK_S, self._follow),
+        )  # apart, and from sending: each of the others takes its time
+        self._threads = [
+            threading.Thread(target=self._every, args=duty, name="skerry-client", daemon=True) for duty in duties
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def predict(self, inputs: Tensors) -> Prediction:
         """Answer a batch (first dimension: examples).
@@ -83,7 +92,8 @@ class Client:
     def close(self) -> None:
         """Hand over what was recorded, and stop."""
         self._closing.set()
-        self._keeper.join()
+        for thread in self._threads:
+            thread.join()
         if self._recorder:
             self._recorder.close()
         self._service.flush()
@@ -98,22 +108,20 @@ class Client:
     ) -> None:
         self.close()
 
-    def _keep_up(self) -> None:
-        """Pass on what was recorded, and load what the pointer names by now, so that no prediction waits for either.
-
-        Not in the thread that sends reports, which waits for as long as the agent is away.
-        """
-        while not self._closing.wait(TICK_S):
-            self._tick()
-            if self._loaded is not None:  # the first one is loaded by who asks first
-                with self._lock:
-                    self._look()
+    def _every(self, seconds: float, duty: Callable[[], None]) -> None:
+        while not self._closing.wait(seconds):
+            duty()
 
     def _tick(self) -> None:
         if recorder := self._recorder:
             recorder.tick()
         self._service.tick()
         self._load_log.tick()
+
+    def _follow(self) -> None:
+        if self._loaded is not None:  # the first one is loaded by who asks first
+            with self._lock:
+                self._look()
 
     def _look(self) -> None:
         folder = self._followed = self._followed or only_workload(self._folders)
@@ -125,7 +133,7 @@ class Client:
         try:
             if active != self._loaded:
                 self._load(folder, active)
-        except (ModelError, StateError) as error:
+        except (ModelError, StateError, OSError) as error:
             if self._loaded is None:
                 raise
             log.warning("still serving release %d: %s", self._loaded.release, error)

@@ -104,7 +104,6 @@ def main() -> None:
         in_process(results, made, scale)
         with agent(results, Path(folder, "agent"), python) as (served, process, gateway):
             memory(results, process, "agent_idle_mb", "no request yet, start-up's memory given back")
-            growth(results, served, scale)
             sockets(results, served, _bare(made), scale)
             over_rest(results, served, scale)
             with program(Path(folder, "minimal.sock"), "minimal.py", made.model) as address:
@@ -116,6 +115,7 @@ def main() -> None:
             swap(results, served, gateway, 2 if options.quick else SWAPS)
             loaded(served)
             memory(results, process, "agent_swapped_mb", "the same after the swaps, the predecessor still warm")
+            growth(results, served, scale)
         results.figures["peers"] = peers.run(results.row, made.model, scale) if options.peers else {}
     verdict(results)
     print(json.dumps(results.figures))

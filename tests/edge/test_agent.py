@@ -304,7 +304,7 @@ def test_a_client_works_while_the_agent_is_away_and_follows_a_switch(
     machine: Machine, release: Callable[..., tuple[bytes, Manifest]], assign: Callable[..., bytes], pictures: Any,
     weights: np.ndarray[Any, Any], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("skerry_edge.client.TICK_S", 0.01)
+    monkeypatch.setattr("skerry_edge.client.LOOK_S", 0.01)
     monkeypatch.setattr("skerry_edge.serve.local.CLOSE_S", 0.1)
     with Client(machine.folders.root) as client:
         assert client.predict({"image": pictures(1)}).release == 1
@@ -318,19 +318,16 @@ def test_a_client_works_while_the_agent_is_away_and_follows_a_switch(
     assert client.dropped > 0
 
 
-def test_windows_go_on_while_the_agent_is_away_and_reach_it_later(
-    machine: Machine, pictures: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("skerry_edge.client.TICK_S", 0.01)
-    monkeypatch.setattr("skerry_edge.serve.local.CLOSE_S", 30.0)  # gRPC takes its time between attempts
+def observed_while_the_agent_is_away(
+    machine: Machine, pictures: Any, sample_rate: float
+) -> tuple[int, dict[str, Rows]]:
+    """Answers of half a second in process, in windows of a twentieth; what the agent tells of them that came later."""
     config = machine.folders.config
     quick = config.read_text().replace("window_s = 3600", "window_s = 0.05")
-    config.write_text(
-        quick.replace("sample_rate = 1.0", "sample_rate = 0.0")
-    )  # who takes many samples ends windows too
-    answered = 0
+    config.write_text(quick.replace("sample_rate = 1.0", f"sample_rate = {sample_rate}"))
     with Client(machine.folders.root) as client:
-        until = time.monotonic() + 0.5
+        client.predict({"image": pictures(1)})  # loads the model
+        answered, until = 1, time.monotonic() + 0.5
         while time.monotonic() < until:
             client.predict({"image": pictures(1)})
             answered += 1
@@ -338,9 +335,30 @@ def test_windows_go_on_while_the_agent_is_away_and_reach_it_later(
             client.close()
             stop(agent)
     assert client.dropped == 0
-    told, sizes = machine.told()["windows"], [len(channel.counts) for channel in machine.baseline]
-    assert sum(windows.unpack(sizes, packed).sum() for packed in told["packed"]) == answered * len(sizes)
-    assert len(set(told["start"])) > 2
+    return answered, machine.told()
+
+
+@pytest.fixture
+def restless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients that do each second's work a hundred times a second, and wait for an agent when they are closed."""
+    monkeypatch.setattr("skerry_edge.client.TICK_S", 0.01)
+    monkeypatch.setattr("skerry_edge.observe.recorder.PACE_S", 0.02)
+    monkeypatch.setattr("skerry_edge.serve.local.CLOSE_S", 30.0)  # gRPC takes its time between attempts
+
+
+@pytest.mark.usefixtures("restless")
+def test_windows_end_while_the_agent_is_away_and_reach_it_later(machine: Machine, pictures: Any) -> None:
+    answered, told = observed_while_the_agent_is_away(machine, pictures, sample_rate=0.0)
+    counted, sizes = told["windows"], [len(channel.counts) for channel in machine.baseline]
+    assert sum(windows.unpack(sizes, packed).sum() for packed in counted["packed"]) == answered * len(sizes)
+    assert len(set(counted["start"])) > 2
+    assert sum(told["service"]["answered"]) == answered
+
+
+@pytest.mark.usefixtures("restless")
+def test_samples_are_no_more_than_enough_while_the_agent_is_away(machine: Machine, pictures: Any) -> None:
+    answered, told = observed_while_the_agent_is_away(machine, pictures, sample_rate=1.0)
+    assert 0 < len(told["samples"]["input"]) < answered / 2
 
 
 def test_predictions_beside_an_event_loop(machine: Machine, pictures: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,9 +4,9 @@ Every answer is counted: the values of its channels (see ``skerry_shared.sketch`
 baseline, and a window of time gives one row. Some answers are sampled, each with a known probability (see
 ``sampling``).
 
-On the hot path an answer costs two small copies and an append, and a sample a lock: the arithmetic is done for many
-answers at once, and ``tick`` calls the sink, which may wait for a disk. Only where samples outrun ``tick`` does their
-own thread pay.
+On the hot path an answer costs a small copy and an append, and a sample a lock: the arithmetic is done for many
+answers at once, and ``tick`` calls the sink, which may wait for a disk. Only where answers or samples outrun ``tick``
+does their own thread pay.
 What is observed after ``close`` (a request was in flight) is passed on at once.
 """
 
@@ -70,7 +70,7 @@ class Recorder:
         monitors = scores[:, :0] if monitors is None else monitors  # a workload may monitor nothing
         if self._row is None:
             self._row = _row(scores, monitors)
-        self._seen.append(_rows(scores, monitors))
+        self._seen.append(_packed(scores, monitors, self._row))
         self._waiting += len(ids)
         rate = self._rate
         for i in range(len(ids)):
@@ -199,12 +199,12 @@ def _row(scores: NDArray[Any], monitors: NDArray[Any]) -> "np.dtype[Any]":
     return np.dtype([("scores", scores.dtype, scores.shape[1:]), ("monitors", monitors.dtype, monitors.shape[1:])])
 
 
-def _rows(scores: NDArray[Any], monitors: NDArray[Any]) -> bytes:
-    """A copy, for the arrays are the application's to change. One object for each request: its memory is cold when it
-    is counted."""
+def _packed(scores: NDArray[Any], monitors: NDArray[Any], row: "np.dtype[Any]") -> bytes:
+    """A copy, for the arrays are the application's to change; one object, for a thousand of them are cold memory when
+    they are counted."""
     if len(scores) == 1:
         return scores.tobytes() + monitors.tobytes()
-    rows = np.empty(len(scores), _row(scores, monitors))
+    rows = np.empty(len(scores), row)
     rows["scores"], rows["monitors"] = scores, monitors
     return rows.tobytes()
 

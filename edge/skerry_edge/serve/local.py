@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 
 SERVICE = "skerry.v1.Local"
 TABLES = ("windows", "samples", "load", "service")  # labels have a call of their own; events are the agent's to tell
-WAITING_BYTES = 4 << 20  # of reports that may wait for the agent: two minutes of many small samples, or days of counts
+WAITING_BYTES = telemetry.MAX_BATCH  # of reports that may wait: some batches of samples, or weeks of counts
+OVERHEAD = 200  # bytes of memory that a report takes beside its payload
 TOGETHER_S = 1.0  # in which late labels go in one call
 CLOSE_S = 2.0  # seconds that closing waits for an agent; it answers after an fsync
 
@@ -52,17 +53,18 @@ def handlers(sink: Sink, label: Learn) -> grpc.GenericRpcHandler:
 class Reporter:
     """The application's end: hands reports to the agent in a thread of its own, so that predictions never wait.
 
-    Reports wait while no agent answers. When they are too many bytes the oldest samples are dropped and counted, and
-    other reports only if no samples are left. A report is sent once at most: one that may have arrived is not sent
-    again, for counts that arrive twice would be wrong. Late labels go together, about once a second.
+    Reports wait while no agent answers, counts before samples. When they are too many bytes the oldest samples are
+    dropped and counted, and other reports only if no samples are left. A report is sent once at most: one that may have
+    arrived is not sent again, for counts that arrive twice would be wrong. Late labels go together, about once a second
+    and before all that waits.
     """
 
     def __init__(self, socket: Path) -> None:
         self._channel = grpc.insecure_channel(f"unix:{socket}")
         self._stub = LocalStub(self._channel)
-        self._reports: deque[pb.Report] = deque()
-        self._bytes = 0  # of their payloads
-        self._truths: deque[pb.Truth] = deque()
+        self._counts, self._samples = deque[pb.Report](), deque[pb.Report]()
+        self._bytes = 0  # that these take
+        self._truths = deque[pb.Truth]()
         self._changed, self._closing = threading.Condition(), False
         self.dropped = 0
         self._thread = threading.Thread(target=self._run, name="skerry-reports", daemon=True)
@@ -71,15 +73,22 @@ class Reporter:
     def submit(self, table: str, payload: bytes) -> None:
         """A finished batch, packed."""
         with self._changed:
-            self._reports.append(pb.Report(table=table, payload=payload))
-            self._bytes += len(payload)
-            while self._bytes > WAITING_BYTES and len(self._reports) > 1:
-                self._give_way()
+            if self._closing:
+                self.dropped += 1
+                return
+            (self._samples if table == "samples" else self._counts).append(pb.Report(table=table, payload=payload))
+            self._bytes += len(payload) + OVERHEAD
+            while self._bytes > WAITING_BYTES:
+                self._pop(self._samples or self._counts)
+                self.dropped += 1
             self._changed.notify()
 
     def label(self, prediction_id: str, label: str) -> None:
         """The late truth of a prediction."""
         with self._changed:
+            if self._closing:
+                self.dropped += 1
+                return
             if len(self._truths) >= AT_ONCE:
                 self._truths.popleft()
                 self.dropped += 1
@@ -92,35 +101,38 @@ class Reporter:
             self._changed.notify()
         self._thread.join(CLOSE_S)
         with self._changed:
-            self.dropped += len(self._reports) + len(self._truths)
-            self._reports.clear()
-            self._truths.clear()
+            self.dropped += len(self._counts) + len(self._samples) + len(self._truths)
+            for queue in (self._counts, self._samples, self._truths):
+                queue.clear()
         self._channel.close()  # cancels a call that still waits for an agent
         self._thread.join()
 
-    def _give_way(self) -> None:
-        """Drop one report for the newest. Holds the lock."""
-        samples = (i for i, report in enumerate(self._reports) if report.table == "samples")
-        i = next(samples, 0)
-        self._bytes -= len(self._reports[i].payload)
-        del self._reports[i]
-        self.dropped += 1
+    def _pop(self, queue: deque[pb.Report]) -> pb.Report:
+        """Its first report. Holds the lock."""
+        report = queue.popleft()
+        self._bytes -= len(report.payload) + OVERHEAD
+        return report
 
     def _run(self) -> None:
         due = time.monotonic() + TOGETHER_S
         while not self._closing:
-            with self._changed:
-                self._changed.wait_for(lambda: self._reports or self._closing, max(0.0, due - time.monotonic()))
-            self._send_reports()
+            self._send_report(max(0.0, due - time.monotonic()))
             if time.monotonic() >= due:
                 due = time.monotonic() + TOGETHER_S
                 self._send_truths()
-        self._send_reports()
         self._send_truths()
+        while self._send_report(0):
+            pass
 
-    def _send_reports(self) -> None:
-        while report := self._take():
+    def _send_report(self, patience_s: float) -> bool:
+        """Send the next one, if there is one within so many seconds; was there?"""
+        with self._changed:
+            self._changed.wait_for(lambda: self._counts or self._samples or self._closing, patience_s)
+            queue = self._counts or self._samples
+            report = self._pop(queue) if queue else None
+        if report:
             self._call(self._stub.Submit, report, 1)
+        return report is not None
 
     def _send_truths(self) -> None:
         with self._changed:
@@ -128,17 +140,10 @@ class Reporter:
         if truths:
             self._call(self._stub.Label, pb.Feedback(truths=truths), len(truths))
 
-    def _take(self) -> pb.Report | None:
-        with self._changed:
-            if not self._reports:
-                return None
-            report = self._reports.popleft()
-            self._bytes -= len(report.payload)
-            return report
-
     def _call(self, method: Callable[..., object], message: pb.Report | pb.Feedback, size: int) -> None:
         try:
             method(message, wait_for_ready=True)
         except (grpc.RpcError, ValueError) as error:  # ValueError: the channel was closed meanwhile
-            self.dropped += size
+            with self._changed:
+                self.dropped += size
             log.warning("report dropped: %s", error)
