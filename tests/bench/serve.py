@@ -185,7 +185,7 @@ def over_grpc(results: Results, served: Device, floor: str, scale: float) -> Non
     results.rounds("agent, Open Inference Protocol by gRPC", ours)
     results.spread("grpc_p50_ratio", ours.each(50) / plain.each(50))
     rates = [
-        [throughput(lambda: _stub(address), CLIENTS, 1) for address in addresses]  # noqa: B023
+        [throughput(lambda: _stub(address), CLIENTS, 2) for address in addresses]  # noqa: B023
         for _ in range(max(2, int(30 * scale)))
     ]
     least, most = (median(column) for column in zip(*rates, strict=True))

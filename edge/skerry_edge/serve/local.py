@@ -95,7 +95,7 @@ class Reporter:
             self._truths.append(pb.Truth(prediction_id=prediction_id, label=label))
 
     def close(self) -> None:
-        """Send what waits, if the agent is there, and stop."""
+        """Send what waits, if the agent is there, and stop. What is handed over later is dropped and counted."""
         with self._changed:
             self._closing = True
             self._changed.notify()
