@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -98,6 +99,24 @@ def test_windows_add_up_to_counting_everything_at_once(sizes: list[int], window:
         np.testing.assert_array_equal(sunk.counts()[channel.name], sketch.count(channel, everything[:, i]))
     starts, ends = sunk.rows("windows")["start"], sunk.rows("windows")["end"]
     assert all(end - start <= window for start, end in zip(starts, ends, strict=True))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", None])
+def test_one_answer_and_several_are_counted_together_whatever_is_monitored(dtype: str | None) -> None:
+    sunk, values = Sunk(), []
+    watched = MANIFEST.baseline if dtype else MANIFEST.baseline[1:]
+    recorder = Recorder(replace(MANIFEST, baseline=watched), sunk, span(60), 0.0)
+    for seed, size in enumerate([1, 5, 1, 1, 3]):
+        inputs, outputs = batch(size, seed)
+        scores, monitors = np.asfortranarray(outputs["scores"]), outputs.pop("monitors")
+        outputs = {"scores": scores} | ({"monitors": monitors.astype(dtype)} if dtype else {})
+        recorder.observe(ids(size), inputs, outputs)
+        values.append(sketch.channel_values(scores, monitors if dtype else monitors[:, :0]))
+    recorder.close()
+    everything = np.concatenate(values)
+    (packed,), sizes = sunk.rows("windows")["packed"], [len(channel.counts) for channel in watched]
+    expected = [sketch.count(channel, everything[:, i]) for i, channel in enumerate(watched)]
+    np.testing.assert_array_equal(windows.unpack(sizes, packed), np.concatenate(expected))
 
 
 def test_threads_lose_nothing() -> None:
