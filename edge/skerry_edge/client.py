@@ -75,7 +75,8 @@ class Client:
         """
         if self._loaded is None:
             with self._lock:
-                self._look()
+                if self._loaded is None:  # nobody was quicker
+                    self._look()
                 if self._loaded is None and self._followed:
                     raise StateError(f"no model of {self._followed.name} is installed here")
         return self._engine.predict(inputs)
@@ -119,9 +120,14 @@ class Client:
         self._load_log.tick()
 
     def _follow(self) -> None:
-        if self._loaded is not None:  # the first one is loaded by who asks first
+        serving = self._loaded
+        if serving is None:
+            return  # the first one is loaded by who asks first
+        try:
             with self._lock:
                 self._look()
+        except (ModelError, StateError, OSError) as error:
+            log.warning("still serving release %d: %s", serving.release, error)
 
     def _look(self) -> None:
         folder = self._followed = self._followed or only_workload(self._folders)
@@ -130,15 +136,9 @@ class Client:
         if seen == self._seen:
             return
         active = slots.active()
-        try:
-            if active != self._loaded:
-                self._load(folder, active)
-        except (ModelError, StateError, OSError) as error:
-            if self._loaded is None:
-                raise
-            log.warning("still serving release %d: %s", self._loaded.release, error)
-        else:
-            self._seen = seen
+        if active != self._loaded:
+            self._load(folder, active)
+        self._seen = seen
 
     def _load(self, folder: WorkloadFolder, active: Pointer | None) -> None:
         before, self._recorder = self._recorder, self._swap(folder, active) if active else None

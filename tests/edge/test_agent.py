@@ -318,6 +318,32 @@ def test_a_client_works_while_the_agent_is_away_and_follows_a_switch(
     assert client.dropped > 0
 
 
+@pytest.mark.parametrize(
+    "spoil", [lambda path: path.symlink_to("active"), lambda path: path.write_text("{")], ids=["unreadable", "damaged"]
+)
+def test_a_client_serves_on_while_it_cannot_tell_what_is_active(
+    spoil: Callable[[Path], Any], machine: Machine, release: Callable[..., tuple[bytes, Manifest]],
+    assign: Callable[..., bytes], pictures: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("skerry_edge.client.LOOK_S", 0.01)
+    monkeypatch.setattr("skerry_edge.serve.local.CLOSE_S", 0.1)
+    pointer = Slots(machine.folders.workload("tiny").root).pointer
+    with Client(machine.folders.root) as client:
+        assert client.predict({"image": pictures(1)}).release == 1
+        until = time.monotonic() + 30
+        good, bad = pointer.with_name("good"), pointer.with_name("bad")
+        good.write_bytes(pointer.read_bytes())
+        spoil(bad)  # the link is one to itself where it is moved
+        bad.replace(pointer)
+        while "still serving release 1" not in caplog.text:
+            assert client.predict({"image": pictures(1)}).release == 1 and time.monotonic() < until
+        good.replace(pointer)
+        data = release(2)[0]
+        machine.install(data, assign(data, 2, 2))
+        while client.predict({"image": pictures(1)}).release != 2:
+            assert time.monotonic() < until
+
+
 def observed_while_the_agent_is_away(
     machine: Machine, pictures: Any, sample_rate: float
 ) -> tuple[int, dict[str, Rows]]:
