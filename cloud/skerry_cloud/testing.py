@@ -1,6 +1,7 @@
 """The contract of a pass of compression, for its author to test: ``check_pass(Mine(), model, material(workload))``."""
 
 import dataclasses
+import logging
 import tempfile
 from pathlib import Path
 from typing import get_args
@@ -19,11 +20,12 @@ def check_pass(step: Pass, source: Path, material: Material) -> None:
     """Raises AssertionError that names the rule that is broken. ``source`` is a model of the form that it takes."""
     _check_declaration(step)
     with tempfile.TemporaryDirectory() as folder:
-        before = source.read_bytes()
+        before, level = source.read_bytes(), logging.getLogger().level
         target = Path(folder) / f"model{passes.SUFFIX[step.gives]}"
         step(source, target, material)
         assert source.read_bytes() == before, "the source must stay as it is"
         assert [path.name for path in Path(folder).iterdir()] == [target.name], "it must write the target, and no more"
+        assert logging.getLogger().level == level, "the process must log on as it did"
         made = target.read_bytes()
         step(source, target, material)
         assert target.read_bytes() == made, "the same source, options and material must give the same bytes"

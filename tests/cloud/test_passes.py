@@ -1,5 +1,6 @@
 """Every pass keeps the contract, and a recipe's text is its name."""
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -77,6 +78,8 @@ class Careless(Slim):
             target.with_name("notes.txt").write_text("x")
         if self.fault == "source":
             source.write_bytes(target.read_bytes())
+        if self.fault == "log":
+            logging.getLogger().setLevel(logging.CRITICAL)
         if self.fault == "clock":
             model = onnx.load(target)
             model.doc_string = str(np.random.default_rng().random())
@@ -84,11 +87,14 @@ class Careless(Slim):
 
 
 @pytest.mark.parametrize(
-    ("fault", "rule"), [("litter", "no more"), ("source", "stay as it is"), ("clock", "same bytes")]
+    ("fault", "rule"),
+    [("litter", "no more"), ("source", "stay as it is"), ("log", "log on as it did"), ("clock", "same bytes")],
 )
 def test_the_contract_sees_a_breach(
-    fault: str, rule: str, sources: dict[Form, Path], stuff: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    fault: str, rule: str, sources: dict[Form, Path], stuff: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    caplog.set_level(logging.WARNING)  # and as it was, in the end
     source = tmp_path / "source.onnx"
     source.write_bytes(sources["onnx"].read_bytes())
     monkeypatch.setattr("skerry_cloud.testing._check_declaration", lambda step: None)

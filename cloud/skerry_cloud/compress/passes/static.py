@@ -6,7 +6,6 @@ does not, and prefers signed activations. Only the network is touched: pre-proce
 """
 
 import copy
-import logging
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -115,7 +114,6 @@ class Int8:
 
     def _apply(self, model: onnx.ModelProto, ranges: TensorsData, nodes: Sequence[str]) -> onnx.ModelProto:
         scheme = SCHEMES[self.arch]
-        logging.getLogger().setLevel(logging.ERROR)  # it advises, through the root logger, steps that the export took
         inferred = onnx.shape_inference.infer_shapes(copy.deepcopy(model))
         quantiser = QDQQuantizer(
             inferred, True, scheme.reduce_range, QuantType.QInt8, scheme.activations, ranges, list(nodes), [],
