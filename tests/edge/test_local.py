@@ -93,3 +93,27 @@ def test_late_labels_do_not_wait_for_what_gathered_before(agent: Agent, reporter
     reporter.label("p1", "boot")
     came = finish(agent, reporter)
     assert came.index(("p1", b"boot")) < 3 and len(came) == 101
+
+
+def test_what_the_agent_refuses_is_said(agent: Agent, reporter: Reporter, caplog: pytest.LogCaptureFixture) -> None:
+    agent.asked.clear()
+    reporter.submit("events", report(10))
+    reporter.submit("windows", report(20))
+    agent.go_on.set()
+    assert agent.asked.wait(30)
+    assert reporter.dropped == 1
+    (said,) = caplog.messages
+    assert said.startswith("1 of the reports and late labels dropped: table: 'events'; an application may report")
+
+
+def test_what_no_agent_took_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(local, "CLOSE_S", 0.1)
+    reporter = Reporter(tmp_path / "nobody.sock")
+    for table in ("windows", "windows", "samples"):
+        reporter.submit(table, report(10))
+    reporter.label("p1", "boot")
+    reporter.close()
+    assert reporter.dropped == 4
+    assert caplog.messages == ["closed before the agent took 4 of the reports and late labels"]

@@ -97,7 +97,7 @@ class Reporter:
     def close(self) -> None:
         """Send what waits, if the agent is there, and stop. What is handed over later is dropped and counted."""
         with self._changed:
-            self._closing = True
+            self._closing, before = True, self.dropped
             self._changed.notify()
         self._thread.join(CLOSE_S)
         with self._changed:
@@ -106,6 +106,8 @@ class Reporter:
                 queue.clear()
         self._channel.close()  # cancels a call that still waits for an agent
         self._thread.join()
+        if lost := self.dropped - before:
+            log.warning("closed before the agent took %d of the reports and late labels", lost)
 
     def _pop(self, queue: deque[pb.Report]) -> pb.Report:
         """Its first report. Holds the lock."""
@@ -146,4 +148,6 @@ class Reporter:
         except (grpc.RpcError, ValueError) as error:  # ValueError: the channel was closed meanwhile
             with self._changed:
                 self.dropped += size
-            log.warning("report dropped: %s", error)
+            if not self._closing:
+                reason = error.details() if isinstance(error, grpc.Call) else error
+                log.warning("%d of the reports and late labels dropped: %s", size, reason)
