@@ -58,10 +58,9 @@ class Client:
         self._service = ServiceLog(condition, submit, Span(window_s))
         self._loaded: Pointer | None = None
         self._lock, self._seen, self._closing = threading.Lock(), (0, 0), threading.Event()
-        duties = (
-            (TICK_S, self._tick),
-            (LOOK_S, self._follow),
-        )  # apart, and from sending: each of the others takes its time
+        self._trouble = ""  # why the last look failed; said once, not each second
+        # in threads of their own, as sending is: loading takes its time, and so does an agent that is away
+        duties = ((TICK_S, self._tick), (LOOK_S, self._follow))
         self._threads = [
             threading.Thread(target=self._every, args=duty, name="skerry-client", daemon=True) for duty in duties
         ]
@@ -123,11 +122,15 @@ class Client:
         serving = self._loaded
         if serving is None:
             return  # the first one is loaded by who asks first
+        trouble = ""
         try:
             with self._lock:
                 self._look()
         except (ModelError, StateError, OSError) as error:
-            log.warning("still serving release %d: %s", serving.release, error)
+            trouble = str(error)
+            if trouble != self._trouble:
+                log.warning("still serving release %d: %s", serving.release, trouble)
+        self._trouble = trouble
 
     def _look(self) -> None:
         folder = self._followed = self._followed or only_workload(self._folders)
